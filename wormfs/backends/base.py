@@ -1,0 +1,202 @@
+"""The driver contract: all that wormfs asks of a storage backend.
+
+Every method blocks and may be called from up to ``traits.connections`` threads at once. A
+driver raises only the errors of :mod:`wormfs.errors`. Whatever it returns as done is durable.
+Every call has a time limit of the driver's own: it ends, with ``Unavailable`` if need be.
+
+The way of one file: ``begin`` (the name is checked) → ``advance`` any number of times (bytes
+may be sent early) → ``prepare`` (the record goes with the bytes) → the spool makes its file and
+its journal durable → ``publish`` (the name comes into being). A transfer can be built again from
+a sealed spool entry after a crash or an outage: ``begin``, ``advance`` with everything,
+``prepare``, ``publish``. ``publish`` of the same record twice is a success: a lost reply must
+not become a false "already exists".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from wormfs.model import (
+    CheckResult,
+    DirectoryAttributes,
+    Key,
+    ObjectInfo,
+    Record,
+    Retention,
+    Space,
+)
+
+RESERVED_PREFIX = b".wormfs"
+"""Names that begin with this belong to wormfs and are hidden from the mount."""
+
+
+class Guarantee(enum.Enum):
+    """How far create-if-absent reaches."""
+
+    ATOMIC = "atomic create at the backend"
+    EXCLUSIVE_WRITER = "exclusive writer: only safe while this host is the only one"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Facts about a driver that the layers above act upon."""
+
+    guarantee: Guarantee
+    connections: int
+    """How many calls may run at once."""
+    inline: bool = False
+    """``stat``, ``list``, ``begin`` and ``open`` answer from the kernel's caches in microseconds,
+    so that the event loop may call them without a thread."""
+    max_object_bytes: int = (1 << 63) - 1
+    max_key_bytes: int = 4095
+    max_name_bytes: int = 255
+    keeps_directory_attributes: bool = False
+    spool_on_backend: bool = False
+    """The spool must lie on the backend's own file system (``spool_directory`` says where)."""
+
+
+class Reader(Protocol):
+    """One committed file, open for positioned reads from many threads."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``; fewer only at the end of the file. Blocks.
+
+        Raises Unavailable, BackendFault, DigestMismatch, NotFound.
+        """
+        ...
+
+    def read_ready(self, offset: int, size: int) -> bytes | None:
+        """The same if it can be had without blocking, else ``None``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Transfer(Protocol):
+    """One file on its way. Its bytes are in the spool file until ``publish`` has returned."""
+
+    def advance(self, spooled: BinaryIO, ready_bytes: int) -> None:
+        """Bytes ``[0, ready_bytes)`` of ``spooled`` are final so far; the driver may send them early.
+
+        May be called often, and never at all. A driver that sees an error here may keep it for
+        ``publish``. If the writer goes back and changes bytes below an earlier ``ready_bytes``,
+        the spool calls ``abort`` and begins a new transfer.
+        """
+        ...
+
+    def prepare(self, spooled: BinaryIO, record: Record) -> None:
+        """Put what must travel with the bytes onto the spool file itself, before it is synced.
+
+        The local driver sets mode, owner, times and the record's xattrs here. Others do nothing.
+        May be called again after a crash, with the same record.
+        """
+        ...
+
+    def publish(self, spooled: BinaryIO | None, record: Record) -> ObjectInfo:
+        """Bring the name into being: all or nothing, create-if-absent, durable, verified.
+
+        ``spooled`` is ``None`` only when the spool file is gone after an earlier publish: then the
+        driver looks whether the name holds this very record, and raises NotFound if it does not.
+        Raises AlreadyExists when the name holds anything else; and the other errors of the tree.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing behind at the backend. Never raises for what is already gone."""
+        ...
+
+
+class Backend(Protocol):
+    """A storage backend. See the module's text for threads, errors and durability."""
+
+    @property
+    def name(self) -> str:
+        """The configured name: the directory under the mount point."""
+        ...
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def start(self) -> None:
+        """Connect and prove that the guarantee holds. Raises Unavailable to be called again later;
+        SettingsError when it can never work like this (says why and what to do)."""
+        ...
+
+    def close(self) -> None: ...
+
+    def spool_directory(self, instance_id: str) -> str | None:
+        """Where the spool must lie for this driver; ``None`` leaves it to the state directory."""
+        ...
+
+    def check(self) -> Iterator[CheckResult]:
+        """Connect, authenticate, test write, overwrite refused, test read, free space.
+
+        Leaves nothing visible and works where nothing can be erased: one well-known hidden
+        test object is used again and again.
+        """
+        ...
+
+    def validate(self, name: bytes) -> None:
+        """Raise InvalidName or NameTooLong for a component that the backend cannot hold exactly.
+
+        The general rules (1–255 bytes, no NUL, no slash, not reserved) are checked above.
+        """
+        ...
+
+    def stat(self, key: Key) -> ObjectInfo:
+        """Raises NotFound, Unavailable."""
+        ...
+
+    def list(self, key: Key) -> Iterator[ObjectInfo]:
+        """The entries of one directory, streamed, each name once, hidden names left out.
+
+        An entry that was there before the call and stays is neither missed nor repeated, whatever
+        else happens meanwhile. Raises NotFound, NotADirectory. Closing the iterator frees it.
+        """
+        ...
+
+    def open(self, info: ObjectInfo) -> Reader:
+        """Raises NotFound, AccessDenied, Unavailable."""
+        ...
+
+    def record(self, key: Key) -> Record | None:
+        """The record kept with a file; ``None`` for a file that wormfs did not write."""
+        ...
+
+    def begin(self, key: Key) -> Transfer:
+        """A transfer to a name that does not exist now.
+
+        Raises AlreadyExists when the name is taken, NotFound when its directory does not exist,
+        NotADirectory, InvalidName, NameTooLong, OutOfSpace, AccessDenied, Unavailable.
+        """
+        ...
+
+    def resume(self, key: Key) -> Transfer:
+        """A transfer for a sealed entry after a crash or an outage: as ``begin``, but a taken name
+        is not an error yet, because an earlier ``publish`` may have arrived."""
+        ...
+
+    def make_directory(self, key: Key, attributes: DirectoryAttributes) -> ObjectInfo:
+        """Raises AlreadyExists, NotFound (no parent), OutOfSpace. Durable."""
+        ...
+
+    def remove_directory(self, key: Key) -> None:
+        """Raises DirectoryNotEmpty, NotFound, NotADirectory. Durable."""
+        ...
+
+    def set_directory_attributes(self, key: Key, attributes: DirectoryAttributes) -> None:
+        """Keep what the backend can keep; silently leave the rest (traits say which)."""
+        ...
+
+    def extend_retention(self, key: Key, retention: Retention) -> None:
+        """Replace the retention of a record; never shortens (Refused)."""
+        ...
+
+    def erase(self, key: Key) -> None:
+        """Remove every version and trace of a file and prove it gone. The rules were asked before."""
+        ...
+
+    def space(self) -> Space: ...

@@ -1,0 +1,40 @@
+"""Time, in one place: nothing else in wormfs asks the wall clock or sleeps.
+
+Tests hand in a clock of their own instead of waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+NS_PER_S = 1_000_000_000
+
+
+class Clock(Protocol):
+    """What the layers may ask about time."""
+
+    def now_ns(self) -> int:
+        """Wall clock, nanoseconds since the epoch (UTC)."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start; never goes back."""
+        ...
+
+    def boot_s(self) -> float:
+        """Seconds since boot, sleep included: comparable with ``/proc/PID/stat`` start times."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def boot_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)

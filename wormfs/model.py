@@ -1,0 +1,135 @@
+"""Value types that every layer shares. No behaviour beyond what a value needs."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NewType
+
+Key = NewType("Key", bytes)
+"""A name in a backend: components joined by ``/``, no leading or trailing slash, any bytes
+but NUL. ``b""`` is the backend's root directory."""
+
+ROOT = Key(b"")
+
+
+def child(parent: Key, name: bytes) -> Key:
+    """The key of ``name`` in the directory ``parent``."""
+    return Key(parent + b"/" + name) if parent else Key(name)
+
+
+def parent_of(key: Key) -> Key:
+    """The key of the directory that holds ``key``."""
+    return Key(key.rpartition(b"/")[0])
+
+
+def name_of(key: Key) -> bytes:
+    """The last component of ``key``."""
+    return key.rpartition(b"/")[2]
+
+
+def show(key: bytes) -> str:
+    """A key for people: UTF-8 where it is, escapes where it is not or would not print."""
+    text = key.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class Kind(enum.Enum):
+    """What a name stands for."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a backend knows of a name without reading it.
+
+    ``mode`` holds permission bits only. ``version`` is the driver's own token for the bytes
+    that were committed (an S3 version id, for example); ``open`` reads exactly these.
+    ``recorded`` is false for a file that wormfs did not write.
+    """
+
+    key: Key
+    kind: Kind
+    size_bytes: int = 0
+    mode: int = 0o444
+    uid: int = 0
+    gid: int = 0
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    version: str | None = None
+    recorded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FileAttributes:
+    """What the writer chose for its file; kept in the record."""
+
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Extended attributes by full name, ``user.`` included."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryAttributes:
+    """Mode, owner and times of a directory; ``None`` leaves a field as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Until when a file must stay. ``retain_until_ns`` None: for ever. Holds are case numbers."""
+
+    retain_until_ns: int | None = None
+    holds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What wormfs knows of a file and keeps with it, so that it can be judged without wormfs.
+
+    ``entry_id`` names the attempt: a driver that finds its own ``entry_id`` at the key knows
+    that an earlier publish arrived though the reply was lost.
+    """
+
+    entry_id: str
+    sha256: str
+    size_bytes: int
+    attributes: FileAttributes
+    committed_at_ns: int
+    writer_uid: int
+    wormfs_version: str
+    retention: Retention = Retention()
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room at a backend. ``None``: the backend cannot know."""
+
+    total_bytes: int | None
+    free_bytes: int | None
+    total_files: int | None = None
+    free_files: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One line of ``wormfs check``."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+    warning: bool = False
+    """Passed, but the administrator should know."""
