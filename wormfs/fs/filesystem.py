@@ -1,0 +1,536 @@
+"""The file system itself, without FUSE: every operation as one method.
+
+Lives on one event loop. Code between two ``await``s is atomic; what must hold longer is said where it
+does: a name is reserved in the spool before the backend is asked, and ``entry.closing`` is held by
+whoever changes an entry that is not a record yet. Errors are those of ``wormfs.errors``.
+docs/semantics.md says what each operation promises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from wormfs import threads
+from wormfs.backends.base import Backend, Reader
+from wormfs.clock import Clock
+from wormfs.errors import (
+    AlreadyExists,
+    DirectoryNotEmpty,
+    InvalidArgument,
+    IsADirectory,
+    NoSuchAttribute,
+    NotADirectory,
+    NotFound,
+    Sealed,
+    Unsupported,
+    WormfsError,
+)
+from wormfs.fs import attributes, names, xattrs
+from wormfs.fs.attributes import AttributeChange, Attributes, Caller
+from wormfs.fs.closing import Closing
+from wormfs.fs.handles import DirectoryHandle, Handle, HandleTable, ReadHandle, SpoolReadHandle, WriteHandle
+from wormfs.fs.inodes import ROOT_INODE, InodeTable
+from wormfs.fs.listing import Item, Listing
+from wormfs.fs.processes import same_process
+from wormfs.fs.space import ShownSpace, SpaceView, shown
+from wormfs.model import ROOT, DirectoryAttributes, Key, Kind, ObjectInfo, child
+from wormfs.spool.entry import Entry, Writer
+from wormfs.spool.spool import Spool
+from wormfs.worm import rules
+from wormfs.worm.lifecycle import EntryState
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The answer to open and create."""
+
+    handle: int
+    keep_cache: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedName:
+    """One entry of a directory, with the position after it."""
+
+    name: bytes
+    attributes: Attributes
+    next_position: int
+
+
+class FileSystem:
+    """One backend as a tree. See the module's text."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        spool: Spool,
+        clock: Clock,
+        *,
+        directory_cache_s: float = 1.0,
+        space_cache_s: float = 30.0,
+    ):
+        self._backend = backend
+        self._spool = spool
+        self._clock = clock
+        self._directory_cache_s = directory_cache_s
+        self.space = SpaceView(backend, clock, space_cache_s)
+        self._inodes = InodeTable(backend.name)
+        self._handles = HandleTable()
+        self._closing = Closing(spool)
+        self._inline = backend.traits.inline
+        self._threads = threads.limiter(backend.traits.connections)
+
+    @property
+    def name_cache_s(self) -> float:
+        """How long the kernel may keep a name without asking again."""
+        return self._directory_cache_s
+
+    @property
+    def open_writers(self) -> int:
+        """Files that are open for writing now."""
+        return sum(isinstance(handle, WriteHandle) for handle in self._handles)
+
+    # Names
+
+    async def lookup(self, parent: int, name: bytes) -> Attributes:
+        """Find a name; the kernel then holds one reference to the answer's inode."""
+        if name in (b".", b".."):
+            return await self._lookup_dot(parent, name)
+        if len(name) > names.MAX_NAME_BYTES:
+            names.new_key(self._backend, ROOT, name)
+        if names.hidden(name):
+            raise NotFound("no such name", backend=self._backend.name, key=name)
+        key = child(self._inodes.key(parent), name)
+        entry = self._spool.get(key)
+        if entry is not None:
+            return attributes.of_entry(self._inodes.remember(parent, name), entry)
+        info = await self._ask(self._backend.stat, key)
+        return attributes.of_object(self._inodes.remember(parent, name), info, self._directory_cache_s)
+
+    async def _lookup_dot(self, inode: int, name: bytes) -> Attributes:
+        if name == b".." and inode != ROOT_INODE:
+            inode = self._inodes.node(inode).parent
+        return await self.getattr(inode)
+
+    def forget(self, inode: int, lookups: int) -> None:
+        """The kernel drops references."""
+        self._inodes.forget(inode, lookups)
+
+    async def getattr(self, inode: int) -> Attributes:
+        """What stat shows."""
+        node = self._inodes.node(inode)
+        if node.detached is not None:
+            return self._of_detached(inode, node.detached)
+        key = self._inodes.key(inode)
+        entry = self._spool.get(key)
+        if entry is not None:
+            return attributes.of_entry(inode, entry)
+        return attributes.of_object(inode, await self._ask(self._backend.stat, key), self._directory_cache_s)
+
+    def _of_detached(self, inode: int, substitute: object) -> Attributes:
+        if isinstance(substitute, Entry):
+            return attributes.of_entry(inode, substitute)
+        raise NotFound("the file has been removed", backend=self._backend.name)
+
+    async def setattr(self, inode: int, change: AttributeChange) -> Attributes:
+        """chmod, chown, utimens, truncate."""
+        node = self._inodes.node(inode)
+        if isinstance(node.detached, Entry):
+            return attributes.of_entry(inode, node.detached)
+        key = self._inodes.key(inode)
+        entry = self._spool.get(key)
+        if entry is not None:
+            await self._change_entry(entry, change)
+            return attributes.of_entry(inode, entry)
+        info = await self._ask(self._backend.stat, key)
+        if info.kind is Kind.DIRECTORY:
+            await self._change_directory(info, change)
+            info = await self._ask(self._backend.stat, key)
+        else:
+            self._refuse_change(attributes.of_object(inode, info, 0.0), change)
+        return attributes.of_object(inode, info, self._directory_cache_s)
+
+    async def _change_entry(self, entry: Entry, change: AttributeChange) -> None:
+        async with entry.closing:
+            if not entry.state.changeable:
+                self._refuse_change(attributes.of_entry(0, entry), change)
+                return
+            if change.size_bytes is not None:
+                if entry.state is not EntryState.WRITING:
+                    raise Sealed("open the file to change its length", key=entry.key)
+                self._spool.truncate(entry, change.size_bytes)
+            if change.mode is not None:
+                entry.mode = stat.S_IMODE(change.mode)
+            if change.uid is not None or change.gid is not None:
+                entry.mode &= ~0o6000  # promised to the kernel in the FUSE handshake
+            entry.uid = entry.uid if change.uid is None else change.uid
+            entry.gid = entry.gid if change.gid is None else change.gid
+            entry.atime_ns = entry.atime_ns if change.atime_ns is None else change.atime_ns
+            entry.mtime_ns = entry.mtime_ns if change.mtime_ns is None else change.mtime_ns
+            await self._spool.changed(entry)
+
+    async def _change_directory(self, info: ObjectInfo, change: AttributeChange) -> None:
+        if change.size_bytes is not None:
+            raise IsADirectory("a directory has no length to set")
+        wanted = DirectoryAttributes(
+            mode=None if change.mode is None else stat.S_IMODE(change.mode),
+            uid=change.uid,
+            gid=change.gid,
+            atime_ns=change.atime_ns,
+            mtime_ns=change.mtime_ns,
+        )
+        await self._run(self._backend.set_directory_attributes, info.key, wanted)
+
+    def _refuse_change(self, now: Attributes, change: AttributeChange) -> None:
+        rules.may_change_attributes(
+            mode=(stat.S_IMODE(now.mode), None if change.mode is None else stat.S_IMODE(change.mode)),
+            uid=(now.uid, change.uid),
+            gid=(now.gid, change.gid),
+            size=change.size_bytes,
+            times=((now.atime_ns, change.atime_ns), (now.mtime_ns, change.mtime_ns)),
+        )
+
+    # Files
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[Opened, Attributes]:
+        """Make a file that does not exist, open for writing; the kernel holds one reference."""
+        directory = self._inodes.key(parent)
+        key = names.new_key(self._backend, directory, name)
+        gid = await self._group_for(directory, caller)
+        writer = self._writer(caller, exclusive=bool(flags & os.O_EXCL))
+        try:
+            entry = await self._spool.create(
+                key, mode=stat.S_IMODE(mode) & ~caller.umask, uid=caller.uid, gid=gid, writer=writer
+            )
+        except AlreadyExists as error:
+            if flags & os.O_EXCL:
+                raise
+            # Somebody else was faster; the caller asked for whatever file is there, to write it.
+            raise Sealed("the file is a record; it can be read, not changed", key=key) from error
+        inode = self._inodes.remember(parent, name)
+        self._inodes.node(inode).content = None
+        handle = self._handles.add(WriteHandle(entry, inode, writer))
+        return Opened(handle, keep_cache=True), attributes.of_entry(inode, entry)
+
+    def _writer(self, caller: Caller, *, exclusive: bool) -> Writer:
+        return Writer(
+            uid=caller.uid, pid=caller.pid, opened_boot_s=self._clock.boot_s(), exclusive=exclusive
+        )
+
+    async def _group_for(self, directory: Key, caller: Caller) -> int:
+        """A directory with the setgid bit hands its group down (inode(7))."""
+        info = await self._ask(self._backend.stat, directory)
+        return info.gid if info.mode & stat.S_ISGID else caller.gid
+
+    async def open(self, inode: int, flags: int, caller: Caller) -> Opened:
+        """Open a name that exists."""
+        node = self._inodes.node(inode)
+        key = self._inodes.key(inode)
+        entry = node.detached if isinstance(node.detached, Entry) else self._spool.get(key)
+        if entry is not None and not entry.state.ended:
+            return await self._open_entry(inode, entry, flags, caller)
+        rules.may_open_record(flags)
+        info = await self._ask(self._backend.stat, key)
+        reader = await self._ask(self._backend.open, info)
+        # The same name with other bytes can only be a file erased and made again elsewhere.
+        content = (info.size_bytes, info.mtime_ns, info.version)
+        keep_cache = node.content in (None, content)
+        node.content = content
+        return Opened(self._handles.add(ReadHandle(reader)), keep_cache)
+
+    async def _open_entry(self, inode: int, entry: Entry, flags: int, caller: Caller) -> Opened:
+        reopenable = entry.size_bytes > 0 or not entry.reopened
+        rules.may_open_entry(
+            entry.state,
+            flags,
+            same_process=same_process(caller.pid, entry.writer.pid),
+            reopenable=reopenable,
+        )
+        if not rules.wants_to_write(flags):
+            fd = os.dup(entry.data_fd)
+            return Opened(self._handles.add(SpoolReadHandle(fd)), keep_cache=not entry.state.changeable)
+        writer = self._writer(caller, exclusive=False)
+        await self._spool.reopen(entry, writer)
+        if flags & os.O_TRUNC:
+            self._spool.truncate(entry, 0)
+        return Opened(self._handles.add(WriteHandle(entry, inode, writer)), keep_cache=False)
+
+    async def read(self, number: int, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end of the file."""
+        handle = self._handles.get(number)
+        if isinstance(handle, ReadHandle):
+            ready = handle.reader.read_ready(offset, size)
+            if ready is not None:
+                return ready
+            return await threads.run(handle.reader.read, offset, size, limiter=self._threads)
+        if isinstance(handle, SpoolReadHandle):
+            return os.pread(handle.fd, size, offset)
+        if isinstance(handle, WriteHandle):
+            return await self._read_back(handle, offset, size)
+        raise InvalidArgument("a directory is not read like that")
+
+    async def _read_back(self, handle: WriteHandle, offset: int, size: int) -> bytes:
+        """The creator reads what it has written, before or after the commit."""
+        if handle.entry.slot is not None:
+            return os.pread(handle.entry.data_fd, size, offset)
+        if handle.read_back is None:
+            info = await self._ask(self._backend.stat, handle.entry.key)
+            handle.read_back = await self._ask(self._backend.open, info)
+        return await threads.run(handle.read_back.read, offset, size, limiter=self._threads)
+
+    async def write(self, number: int, offset: int, data: bytes) -> int:
+        """Put bytes into a file that is being written."""
+        handle = self._handles.get(number)
+        if not isinstance(handle, WriteHandle):
+            raise Sealed("the file is not open for writing")
+        return self._spool.write(handle.entry, offset, data)
+
+    async def fsync(self, number: int) -> None:
+        """What has been written is durable here; nothing is sealed."""
+        handle = self._handles.get(number)
+        if isinstance(handle, WriteHandle):
+            await self._spool.sync(handle.entry)
+
+    async def flush(self, number: int) -> None:
+        """One descriptor has been closed; if it was the last, the file is sealed and committed."""
+        handle = self._handles.get(number)
+        if isinstance(handle, WriteHandle):
+            await self._closing.flush(handle)
+
+    async def release(self, number: int) -> None:
+        """No descriptor is left; close(2) has returned already."""
+        handle = self._handles.drop(number)
+        match handle:
+            case WriteHandle():
+                await self._closing.release(handle)
+                if handle.read_back is not None:
+                    await self._run(handle.read_back.close)
+            case ReadHandle(reader=reader):
+                await self._ask_plainly(reader.close)
+            case SpoolReadHandle():
+                handle.close()
+            case _:
+                pass
+
+    # Directories
+
+    async def opendir(self, inode: int) -> int:
+        """Start a pass over a directory."""
+        key = self._inodes.key(inode)
+        info = await self._ask(self._backend.stat, key)
+        if info.kind is not Kind.DIRECTORY:
+            raise NotADirectory("not a directory", backend=self._backend.name, key=key)
+        listing = Listing(lambda: self._spool.below(key), lambda: self._backend.list(key))
+        return self._handles.add(DirectoryHandle(inode, listing))
+
+    async def readdir(self, number: int, position: int) -> list[ListedName]:
+        """Some entries from ``position`` on; empty at the end. Lookups are counted by ``listed``."""
+        handle = self._handles.directory(number)
+        if position < _DOTS:
+            return await self._dots(handle.inode, position)
+        after = position - _DOTS
+        if self._inline or handle.listing.ready(after):
+            items = handle.listing.fetch(after)
+        else:
+            items = await threads.run(handle.listing.fetch, after, limiter=self._threads)
+        return list(self._listed(handle.inode, items, position))
+
+    async def _dots(self, inode: int, position: int) -> list[ListedName]:
+        dots = []
+        for at, name in enumerate((b".", b".."), start=1):
+            if at > position:
+                with contextlib.suppress(WormfsError):
+                    dots.append(ListedName(name, await self._lookup_dot(inode, name), at))
+        return dots
+
+    def _listed(self, parent: int, items: Iterable[Item], position: int) -> Iterator[ListedName]:
+        for at, item in enumerate(items, start=position + 1):
+            name = item.key.rpartition(b"/")[2]
+            inode = self._inodes.number(parent, name)
+            if isinstance(item, Entry):
+                if item.state.ended and item.state is not EntryState.COMMITTED:
+                    continue
+                found = attributes.of_entry(inode, item)
+            else:
+                found = attributes.of_object(inode, item, self._directory_cache_s)
+            yield ListedName(name, found, at)
+
+    def listed(self, number: int, name: bytes) -> None:
+        """The kernel has taken a listed name: it holds one reference now."""
+        if name not in (b".", b".."):
+            self._inodes.remember(self._handles.directory(number).inode, name)
+
+    async def releasedir(self, number: int) -> None:
+        """End of a pass."""
+        handle = self._handles.drop(number)
+        if isinstance(handle, DirectoryHandle):
+            await self._ask_plainly(handle.listing.close)
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """Make a directory, durably, at the backend; the kernel holds one reference."""
+        directory = self._inodes.key(parent)
+        key = names.new_key(self._backend, directory, name)
+        if self._spool.get(key) is not None:
+            raise AlreadyExists("the name is taken", backend=self._backend.name, key=key)
+        above = await self._ask(self._backend.stat, directory)
+        setgid = above.mode & stat.S_ISGID
+        wanted = DirectoryAttributes(
+            mode=(stat.S_IMODE(mode) & ~caller.umask) | setgid,
+            uid=caller.uid,
+            gid=above.gid if setgid else caller.gid,
+        )
+        info = await self._run(self._backend.make_directory, key, wanted)
+        return attributes.of_object(self._inodes.remember(parent, name), info, self._directory_cache_s)
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory, durably, at the backend."""
+        key = child(self._inodes.key(parent), name)
+        if self._spool.get(key) is not None:
+            raise NotADirectory("not a directory", backend=self._backend.name, key=key)
+        if self._spool.below(key):
+            raise DirectoryNotEmpty("files are on their way into it", backend=self._backend.name, key=key)
+        await self._run(self._backend.remove_directory, key)
+        self._inodes.detach(parent, name)
+
+    async def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
+        """Discard what is not a record yet; refuse the rest."""
+        key = child(self._inodes.key(parent), name)
+        entry = self._spool.get(key)
+        if entry is not None:
+            await self._spool.discard(entry)
+            self._inodes.detach(parent, name, entry)
+            return
+        info = await self._ask(self._backend.stat, key)
+        if info.kind is Kind.DIRECTORY:
+            raise IsADirectory("a directory", backend=self._backend.name, key=key)
+        raise Sealed("the file is a record and stays", backend=self._backend.name, key=key)
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        """Only for what is not a record yet, and for empty directories; never onto a name that exists."""
+        rules.may_rename(flags)
+        key = child(self._inodes.key(parent), name)
+        new_directory = self._inodes.key(new_parent)
+        await self._must_be_free(child(new_directory, new_name))
+        new_key = names.new_key(self._backend, new_directory, new_name)
+        entry = self._spool.get(key)
+        if entry is not None:
+            await self._spool.rename(entry, new_key)
+        else:
+            info = await self._ask(self._backend.stat, key)
+            if info.kind is not Kind.DIRECTORY:
+                raise Sealed("the file is a record; its name is fixed", backend=self._backend.name, key=key)
+            await self._move_directory(info, new_key)
+        self._inodes.move(parent, name, new_parent, new_name)
+
+    async def _must_be_free(self, key: Key) -> None:
+        if self._spool.get(key) is None:
+            try:
+                await self._ask(self._backend.stat, key)
+            except NotFound:
+                return
+        raise AlreadyExists("the new name is taken", backend=self._backend.name, key=key)
+
+    async def _move_directory(self, info: ObjectInfo, new_key: Key) -> None:
+        """An empty directory has nothing in it that could lose its name: make the new, remove the old."""
+        in_use = bool(self._spool.below(info.key)) or await self._run(self._has_entries, info.key)
+        if in_use:
+            raise Sealed("a directory with files keeps its name", backend=self._backend.name, key=info.key)
+        wanted = DirectoryAttributes(info.mode, info.uid, info.gid, info.atime_ns, info.mtime_ns)
+        await self._run(self._backend.make_directory, new_key, wanted)
+        try:
+            await self._run(self._backend.remove_directory, info.key)
+        except DirectoryNotEmpty as error:
+            await self._run(self._backend.remove_directory, new_key)
+            raise Sealed("a directory with files keeps its name", key=info.key) from error
+
+    def _has_entries(self, key: Key) -> bool:
+        listed = self._backend.list(key)
+        try:
+            return next(listed, None) is not None
+        finally:
+            close = getattr(listed, "close", None)
+            if close is not None:
+                close()
+
+    # Extended attributes
+
+    async def getxattr(self, inode: int, name: bytes) -> bytes:
+        """One attribute. Raises NoSuchAttribute."""
+        xattrs.must_be_user(name)
+        value = (await self._xattrs(inode)).get(name)
+        if value is None:
+            raise NoSuchAttribute("no such attribute")
+        return value
+
+    async def listxattr(self, inode: int) -> list[bytes]:
+        """The names of all attributes."""
+        return list(await self._xattrs(inode))
+
+    async def setxattr(self, inode: int, name: bytes, value: bytes) -> None:
+        """Keep an attribute with a file that is not a record yet."""
+        await self._change_xattrs(inode, name, lambda now: xattrs.set_on_entry(now, name, value))
+
+    async def removexattr(self, inode: int, name: bytes) -> None:
+        """Remove an attribute of a file that is not a record yet."""
+        await self._change_xattrs(inode, name, lambda now: xattrs.remove_from_entry(now, name))
+
+    async def _change_xattrs(
+        self, inode: int, name: bytes, change: Callable[[dict[bytes, bytes]], dict[bytes, bytes]]
+    ) -> None:
+        xattrs.must_be_user(name)
+        key = self._inodes.key(inode)
+        entry = self._spool.get(key)
+        if entry is None:
+            info = await self._ask(self._backend.stat, key)
+            if info.kind is Kind.DIRECTORY:
+                raise Unsupported("directories keep no attributes", backend=self._backend.name, key=key)
+            raise Sealed("the file is a record", backend=self._backend.name, key=key)
+        async with entry.closing:
+            await self._spool.set_xattrs(entry, change(entry.xattrs))
+
+    async def _xattrs(self, inode: int) -> dict[bytes, bytes]:
+        node = self._inodes.node(inode)
+        key = self._inodes.key(inode)
+        entry = node.detached if isinstance(node.detached, Entry) else self._spool.get(key)
+        if entry is not None:
+            return xattrs.of_entry(entry, self._backend.name)
+        info = await self._ask(self._backend.stat, key)
+        if info.kind is Kind.DIRECTORY:
+            return {b"user.wormfs.backend": self._backend.name.encode()}
+        return xattrs.of_record(await self._ask(self._backend.record, key), self._backend.name)
+
+    # Space
+
+    async def statfs(self) -> ShownSpace:
+        """The backend's own numbers."""
+        return shown(await self.space.space())
+
+    # Small helpers
+
+    async def _ask(self, question: Callable[..., _T], *arguments: object) -> _T:
+        """A question that some drivers answer from the kernel's caches, without a thread."""
+        if self._inline:
+            return question(*arguments)
+        return await threads.run(question, *arguments, limiter=self._threads)
+
+    async def _ask_plainly(self, action: Callable[[], None]) -> None:
+        await self._ask(action)
+
+    async def _run(self, action: Callable[..., _T], *arguments: object) -> _T:
+        """Work that waits for a disk or a server."""
+        return await threads.run(action, *arguments, limiter=self._threads)
+
+
+_DOTS = 2
+"""Positions taken by ``.`` and ``..``."""
+
+__all__ = ["FileSystem", "Handle", "ListedName", "Opened", "Reader"]

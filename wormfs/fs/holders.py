@@ -1,0 +1,266 @@
+"""Which close is the last one, and did the writer end well?
+
+FUSE says FLUSH at every close of a duplicated descriptor and RELEASE only when close(2) has already
+returned. An error can be reported, and durability be promised, only at the last FLUSH. The kernel
+does not say which that is, so wormfs looks at the writer in /proc:
+
+- It still has a descriptor or a mapping of the file: not the last.
+- A living descendant of it has one: not the last. A descendant whose parent in between has died is no
+  longer found that way; but that parent's own close has been a FLUSH before, so after any FLUSH that
+  was not the last, and for writers with unix sockets (which can carry descriptors), all processes and all
+  descriptors under way in sockets are looked at.
+- Whatever cannot be seen (no pid because of another pid namespace, a writer that is gone, no
+  permission) is unclear: the caller then waits for RELEASE, which is always right.
+
+At that moment the writer's task flags tell a process being torn down from one that closed its file, and its exit
+code or signal how it ended. The file is recognised by its inode number, which wormfs makes unique for
+every file of every backend, never by its path: mounts can be bound and moved.
+
+Everything here blocks (0.1 ms usually) and must run in a thread: reading another
+process's maps may wait for a page fault that this very file system has to answer.
+Sources: proc(5); linux/include/linux/sched.h (PF_EXITING).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+_PF_EXITING: Final = 0x4
+_MAX_DESCENDANTS: Final = 4096
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_START_TOLERANCE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StillOpen:
+    """Somebody else has the file open: there will be another close."""
+
+    writer_failed: str | None = None
+    """The writer itself is ending badly meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastClose:
+    """Nobody has it open any more, and the writer is alive or ended with status 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterFailed:
+    """The writer is being torn down by a signal or with a non-zero status."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """It cannot be told; RELEASE will."""
+
+
+Verdict = StillOpen | LastClose | WriterFailed | Unclear
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """What to look for: one file, as its writer's process knows it."""
+
+    pid: int
+    """Thread that opened it, 0 where the kernel could not say."""
+    opened_boot_s: float
+    """When, in seconds since boot: a process that started later has only inherited the pid."""
+    inode: int
+    name: bytes
+    """Last component now, a quick filter before descriptors are looked at closely."""
+    shared_before: bool
+    """A FLUSH has been seen that was not the last."""
+
+
+def inspect(file: OpenFile) -> Verdict:
+    """Tell what the FLUSH that is being handled means."""
+    if file.pid <= 0:
+        return Unclear()
+    writer = _read_task(file.pid)
+    if writer is None or writer.started_boot_s > file.opened_boot_s + _START_TOLERANCE_S:
+        return Unclear()
+    try:
+        held = _held_by_family(file)
+    except (PermissionError, _TooMany):
+        return Unclear()
+    match held:
+        case True:
+            verdict = writer.verdict()
+            return StillOpen(verdict.reason if isinstance(verdict, WriterFailed) else None)
+        case False:
+            return writer.verdict()
+        case None:
+            return Unclear()
+        case _:
+            assert_never(held)
+
+
+def ended_badly(pid: int, opened_boot_s: float) -> str | None:
+    """Why the writer is dying, if it is and can still be seen; for RELEASE."""
+    task = _read_task(pid) if pid > 0 else None
+    if task is None or task.started_boot_s > opened_boot_s + _START_TOLERANCE_S:
+        return None
+    verdict = task.verdict()
+    return verdict.reason if isinstance(verdict, WriterFailed) else None
+
+
+class _TooMany(Exception):
+    """More descendants than anybody should look through at a close."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The fields of /proc/PID/stat that matter."""
+
+    command: str
+    exiting: bool
+    started_boot_s: float
+    exit_code: int
+
+    def verdict(self) -> LastClose | WriterFailed:
+        if not self.exiting:
+            return LastClose()
+        if signal := self.exit_code & 0x7F:
+            return WriterFailed(f"{self.command} was killed by signal {signal}")
+        if status := self.exit_code >> 8:
+            return WriterFailed(f"{self.command} ended with status {status} with the file open")
+        return LastClose()
+
+
+def _read_task(pid: int) -> _Task | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(2048)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    command, _, rest = text.partition(b"(")[2].rpartition(b")")
+    fields = rest.split()  # fields[0] is field 3 of proc(5)
+    return _Task(
+        command=command.decode("utf-8", "replace"),
+        exiting=bool(int(fields[6]) & _PF_EXITING),
+        started_boot_s=int(fields[19]) / _CLOCK_TICKS,
+        exit_code=int(fields[49]),
+    )
+
+
+def _held_by_family(file: OpenFile) -> bool | None:
+    """Whether the writer or anybody who can have got the file from it holds it.
+
+    ``None``: it is under way in a socket, or was when somebody looked.
+    """
+    has_sockets = False
+    for pid in _family(file.pid):
+        found = _look_at(pid, file)
+        if found.holds:
+            return True
+        has_sockets = has_sockets or bool(found.sockets)
+    if not (has_sockets or file.shared_before):
+        return False
+    return _held_by_anybody(file)
+
+
+def _held_by_anybody(file: OpenFile) -> bool | None:
+    in_flight = False
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            found = _look_at(int(name), file)
+        except PermissionError:
+            # A process that only a stronger one may look at: its files are not ours to judge.
+            return None
+        if found.holds:
+            return True
+        in_flight = in_flight or any(_carries_descriptors(int(name), fd) for fd in found.sockets)
+    return None if in_flight else False
+
+
+def _family(pid: int) -> Iterator[int]:
+    """The process and all its living descendants."""
+    waiting, seen = [pid], 0
+    while waiting:
+        current = waiting.pop()
+        seen += 1
+        if seen > _MAX_DESCENDANTS:
+            raise _TooMany
+        yield current
+        waiting.extend(_children(current))
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
+                children.extend(int(word) for word in file.read(1 << 20).split())
+    except (FileNotFoundError, ProcessLookupError):
+        return children
+    return children
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    holds: bool
+    sockets: tuple[str, ...] = ()
+    """Numbers of descriptors that are sockets."""
+
+
+def _look_at(pid: int, file: OpenFile) -> _Found:
+    directory = f"/proc/{pid}/fd"
+    sockets: list[str] = []
+    try:
+        for fd in os.listdir(directory):
+            try:
+                target = os.readlink(f"{directory}/{fd}")
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:"):
+                sockets.append(fd)
+            elif _may_be(target, file.name) and _inode_of(pid, fd) == file.inode:
+                return _Found(holds=True)
+        if _maps(pid, file.inode):
+            return _Found(holds=True)
+    except (FileNotFoundError, ProcessLookupError):
+        return _Found(holds=False)
+    return _Found(holds=False, sockets=tuple(sockets))
+
+
+def _may_be(target: str, name: bytes) -> bool:
+    last = os.fsencode(target).rpartition(b"/")[2]
+    return last == name or last == name + b" (deleted)"
+
+
+def _inode_of(pid: int, fd: str) -> int | None:
+    """The inode number of a descriptor, from fdinfo ("ino:", since Linux 5.14), without a system call
+    that would ask this file system."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
+            for line in file.read(4096).splitlines():
+                if line.startswith(b"ino:"):
+                    return int(line[4:])
+    except FileNotFoundError:
+        return None
+    return None
+
+
+def _maps(pid: int, inode: int) -> bool:
+    wanted = b" %d " % inode
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        return any(wanted in line for line in file)
+
+
+def _carries_descriptors(pid: int, fd: str) -> bool:
+    """Whether descriptors wait in a unix socket's queue ("scm_fds:" in fdinfo, since Linux 5.5)."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
+            for line in file.read(4096).splitlines():
+                if line.startswith(b"scm_fds:"):
+                    return int(line[8:]) > 0
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return False

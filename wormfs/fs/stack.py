@@ -1,0 +1,106 @@
+"""One backend, ready to be mounted: spool, committer and file system, put together in one place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from wormfs import threads
+from wormfs.backends.base import Backend
+from wormfs.clock import NS_PER_S, Clock
+from wormfs.fs.filesystem import FileSystem
+from wormfs.model import Space
+from wormfs.spool import restart
+from wormfs.spool.quarantine import Quarantine
+from wormfs.spool.reserve import Reserve, SpaceReserve, default_reserve
+from wormfs.spool.spool import Spool, SpoolOptions
+from wormfs.spool.store import SpoolStore
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """Settings of one backend, as the layers below want them. Seconds."""
+
+    spool: SpoolOptions = SpoolOptions()
+    reserve: Reserve = default_reserve
+    directory_cache_s: float = 1.0
+    space_cache_s: float = 30.0
+    quarantine_keep_s: float | None = None
+    quarantine_max_bytes: int | None = None
+
+
+class Stack:
+    """See the module's text. ``start`` once, ``stop`` once."""
+
+    def __init__(self, backend: Backend, options: StackOptions, spool_directory: str, clock: Clock):
+        """``spool_directory``: the spool's own directory; it is made when it does not exist."""
+        self.backend = backend
+        self._options = options
+        self._clock = clock
+        self.store = SpoolStore(spool_directory, clock, backend.name)
+        reserve = SpaceReserve(spool_directory, clock, options.reserve, backend.name)
+        self.spool = Spool(backend, self.store, reserve, clock, options.spool)
+        self.filesystem = FileSystem(
+            backend,
+            self.spool,
+            clock,
+            directory_cache_s=options.directory_cache_s,
+            space_cache_s=options.space_cache_s,
+        )
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Recover the spool and begin the work behind, in ``nursery``.
+
+        Raises SpoolLocked, JournalError, Unavailable.
+        """
+        await threads.run(restart.recover, self.store, self.spool, self.backend.name)
+        await nursery.start(self.spool.run)
+        nursery.start_soon(self._bound_quarantine)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Finish what is closed within ``timeout_s`` seconds; leave the rest for the next start.
+
+        Files still open for writing are not records: the next start puts them to quarantine.
+        """
+        with trio.move_on_after(timeout_s):
+            await self.spool.drain()
+        with trio.CancelScope(shield=True):
+            await threads.run(self.store.close)
+
+    async def _bound_quarantine(self) -> None:
+        """Only where the administrator has set bounds."""
+        options = self._options
+        if options.quarantine_keep_s is None and options.quarantine_max_bytes is None:
+            return
+        while True:
+            await threads.run(
+                self.quarantine.expire, options.quarantine_keep_s, options.quarantine_max_bytes
+            )
+            await trio.sleep(3600)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """What is kept and never published."""
+        return self.store.quarantined
+
+    async def space(self) -> Space:
+        """The backend's room, as fresh as the settings ask."""
+        return await self.filesystem.space.space()
+
+    def status(self) -> Mapping[str, Any]:
+        """Entries by state, bytes, oldest age, last error. Never blocks."""
+        entries = list(self.spool)
+        waiting = [entry for entry in entries if not entry.state.changeable]
+        now = self._clock.now_ns()
+        return {
+            "entries": dict(Counter(entry.state.value for entry in entries)),
+            "bytes": sum(entry.size_bytes for entry in entries),
+            "waiting": len(waiting),
+            "oldest_s": max(((now - e.history[-1][1]) / NS_PER_S for e in waiting), default=None),
+            "last_error": self.spool.committer.last_error,
+            "open_writers": self.filesystem.open_writers,
+        }

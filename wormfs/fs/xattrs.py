@@ -1,0 +1,81 @@
+"""Extended attributes: what a program may keep with its file, and what wormfs tells of it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+
+from wormfs.clock import NS_PER_S
+from wormfs.errors import NoSuchAttribute, OutOfSpace, Sealed, Unsupported
+from wormfs.model import Record, Retention
+from wormfs.spool.entry import Entry
+
+OWN_PREFIX = b"user.wormfs."
+USER_PREFIX = b"user."
+
+MAX_TOTAL_BYTES = 2048
+"""Names and values of one file together: what every backend can hold."""
+
+
+def must_be_user(name: bytes) -> None:
+    """Anything but ``user.*`` is answered as by a file system without it: EPERM would fail ``cp -a``."""
+    if not name.startswith(USER_PREFIX):
+        raise Unsupported(f"{name.decode('utf-8', 'replace')}: only user.* attributes are kept")
+
+
+def set_on_entry(xattrs: Mapping[bytes, bytes], name: bytes, value: bytes) -> dict[bytes, bytes]:
+    """The attributes of a file that is not a record yet, with one more.
+
+    Raises OutOfSpace early, at setxattr, not at the close that nobody looks at.
+    """
+    if name.startswith(OWN_PREFIX):
+        raise Sealed("user.wormfs.* is written by wormfs")
+    changed = {**xattrs, name: value}
+    if sum(len(key) + len(data) for key, data in changed.items()) > MAX_TOTAL_BYTES:
+        raise OutOfSpace(f"extended attributes of one file may hold {MAX_TOTAL_BYTES} bytes in all")
+    return changed
+
+
+def remove_from_entry(xattrs: Mapping[bytes, bytes], name: bytes) -> dict[bytes, bytes]:
+    """The attributes of a file that is not a record yet, without one."""
+    if name.startswith(OWN_PREFIX):
+        raise Sealed("user.wormfs.* is written by wormfs")
+    if name not in xattrs:
+        raise NoSuchAttribute("no such attribute")
+    return {key: data for key, data in xattrs.items() if key != name}
+
+
+def of_entry(entry: Entry, backend: str) -> dict[bytes, bytes]:
+    """All attributes of a file on its way."""
+    shown = dict(entry.xattrs)
+    shown[b"user.wormfs.state"] = entry.state.value.encode()
+    shown[b"user.wormfs.backend"] = backend.encode()
+    if entry.record is not None:
+        shown |= _of_retention(entry.record.retention)
+        shown[b"user.wormfs.sha256"] = entry.record.sha256.encode()
+    return shown
+
+
+def of_record(record: Record | None, backend: str) -> dict[bytes, bytes]:
+    """All attributes of a committed file; without a record it was not written by wormfs."""
+    if record is None:
+        return {b"user.wormfs.state": b"unrecorded", b"user.wormfs.backend": backend.encode()}
+    shown = dict(record.attributes.xattrs)
+    shown[b"user.wormfs.state"] = b"committed"
+    shown[b"user.wormfs.backend"] = backend.encode()
+    shown[b"user.wormfs.sha256"] = record.sha256.encode()
+    shown[b"user.wormfs.committed_at"] = timestamp(record.committed_at_ns).encode()
+    return shown | _of_retention(record.retention)
+
+
+def _of_retention(retention: Retention) -> dict[bytes, bytes]:
+    until = retention.retain_until_ns
+    return {
+        b"user.wormfs.retain_until": b"forever" if until is None else timestamp(until).encode(),
+        b"user.wormfs.hold": ",".join(retention.holds).encode(),
+    }
+
+
+def timestamp(at_ns: int) -> str:
+    """ISO 8601 in UTC, to the second: for people and for sorting."""
+    return datetime.datetime.fromtimestamp(at_ns // NS_PER_S, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

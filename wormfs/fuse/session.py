@@ -1,0 +1,39 @@
+"""One FUSE session: mount, answer requests until the kernel has let go of the mount."""
+
+from __future__ import annotations
+
+import pyfuse3
+import trio
+
+from wormfs.fuse import loop
+from wormfs.fuse.handshake import Handshake
+from wormfs.fuse.mounting import mount_fuse
+
+_MAX_REQUESTS_AT_ONCE = 4096
+"""Every close that waits for its backend holds one; reads and stats must still get through."""
+
+READ_AHEAD_KB = 1024
+
+
+async def serve(
+    operations: pyfuse3.Operations,
+    mountpoint: str,
+    *,
+    fsname: str,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount at ``mountpoint`` and serve until it is unmounted and nothing is open any more.
+
+    Reports itself started when the mount answers. One session per process (pyfuse3 keeps it in
+    module globals). Raises OSError when mounting fails. Does not unmount: whoever wants the end
+    unmounts (``mounting.unmount``), lazily if files may be open.
+    """
+    handshake = Handshake(mount_fuse(mountpoint, fsname=fsname, read_ahead_kb=READ_AHEAD_KB))
+    loop.install(handshake)
+    pyfuse3.init(operations, f"/dev/fd/{handshake.session_fd}", set())
+    try:
+        # The kernel queues requests from the moment of mounting, so it answers from here on.
+        task_status.started()
+        await pyfuse3.main(min_tasks=1, max_tasks=_MAX_REQUESTS_AT_ONCE)
+    finally:
+        pyfuse3.close(unmount=False)

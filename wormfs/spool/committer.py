@@ -1,0 +1,278 @@
+"""Brings sealed entries to the backend: each for ever, in the order in which they were closed.
+
+An entry is first tried by the thread that sealed it (one trip for the common case). If that fails, or others wait
+already, it joins the backlog. While the backend is unavailable one entry at a time asks whether it is back, with
+growing delay and jitter; after a success several go at once again. A failure that concerns one
+entry only (no room for it, refused) delays that entry alone.
+
+``publish`` is the only place from which bytes become a name; it is called from threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from wormfs import durability, threads
+from wormfs.backends.base import Backend, Transfer
+from wormfs.clock import Clock
+from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable, WormfsError
+from wormfs.model import ROOT, DirectoryAttributes, Key, Record, parent_of, show
+from wormfs.spool.entry import Entry
+
+log = logging.getLogger(__name__)
+
+_COMPARE_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How attempts are spaced. Delays in seconds, doubled up to the last, times 0.5 to 1."""
+
+    first_delay_s: float = 0.25
+    last_delay_s: float = 60.0
+
+    def delay_s(self, attempts: int) -> float:
+        """How long to wait after ``attempts`` failures in a row."""
+        full = min(self.last_delay_s, self.first_delay_s * 2.0 ** min(attempts - 1, 30))
+        return full * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, not a secret)
+
+
+class Published(enum.Enum):
+    """How a publish ended well."""
+
+    OURS = "the backend holds the entry"
+    IDENTICAL = "somebody else has stored the same bytes under this name"
+
+
+class Conflict(WormfsError):
+    """The name holds other bytes, stored by somebody else."""
+
+
+class Committer:
+    """One per backend. Call ``run`` in a nursery for as long as the daemon lives."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        ended: Callable[[Entry, Published | Conflict], None],
+        release: Callable[[Entry], None],
+        policy: RetryPolicy = RetryPolicy(),
+    ):
+        """``release`` frees the spool files of a committed entry, in the publishing thread;
+        ``ended`` is told the outcome, on the event loop."""
+        self._backend = backend
+        self._clock = clock
+        self._ended = ended
+        self._release = release
+        self._policy = policy
+        self._backlog: dict[str, Entry] = {}
+        self._in_flight: set[str] = set()
+        self._limit = max(1, backend.traits.connections)
+        self._wake = trio.Event()
+        self._failures = 0
+        self._not_before = 0.0
+        self._threads = trio.CapacityLimiter(self._limit)
+        self.last_error: str | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are sealed and not yet committed, those under way included."""
+        return len(self._backlog)
+
+    def may_publish_now(self) -> bool:
+        """Whether a sealing thread may go on and publish itself: nobody waits, and there is room."""
+        return not self._backlog and len(self._in_flight) < self._limit
+
+    def enter(self, entry: Entry) -> None:
+        """The sealing thread of ``entry`` is going to publish."""
+        self._in_flight.add(entry.id)
+
+    def leave(self, entry: Entry) -> None:
+        """It has tried."""
+        self._in_flight.discard(entry.id)
+
+    def enqueue(self, entry: Entry) -> None:
+        """A sealed entry waits for its turn."""
+        self._backlog[entry.id] = entry
+        self._wake.set()
+
+    def retry_now(self) -> None:
+        """Forget all delays: an administrator knows that the backend is back."""
+        self._not_before = 0.0
+        for entry in self._backlog.values():
+            entry.retry_at = 0.0
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work off the backlog until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                entry = self._next()
+                if entry is not None:
+                    self._in_flight.add(entry.id)
+                    nursery.start_soon(self._attempt, entry)
+                    continue
+                self._wake = trio.Event()
+                with trio.move_on_after(self._until_next_s()):
+                    await self._wake.wait()
+
+    async def drained(self) -> None:
+        """Returns when nothing waits any more."""
+        while self._backlog:
+            await next(iter(self._backlog.values())).ended.wait()
+
+    def _next(self) -> Entry | None:
+        now = self._clock.monotonic()
+        limit = 1 if self._failures else self._limit
+        if len(self._in_flight) >= limit or now < self._not_before:
+            return None
+        for entry in self._backlog.values():
+            if entry.id not in self._in_flight and entry.retry_at <= now:
+                return entry
+        return None
+
+    def _until_next_s(self) -> float:
+        idle = [e.retry_at for e in self._backlog.values() if e.id not in self._in_flight]
+        if not idle or len(self._in_flight) >= (1 if self._failures else self._limit):
+            return float("inf")
+        return max(0.0, max(self._not_before, min(idle)) - self._clock.monotonic())
+
+    async def _attempt(self, entry: Entry) -> None:
+        try:
+            outcome: Published | Conflict = await threads.run(self.publish, entry, limiter=self._threads)
+        except Conflict as conflict:
+            outcome = conflict
+        except WormfsError as error:
+            self.failed(entry, error)
+            return
+        except Exception as error:
+            # A bug in a driver must not cost a byte: keep the entry, show the bug, go on.
+            log.exception("%s: unforeseen failure while committing %s", self._backend.name, show(entry.key))
+            self.failed(entry, BackendFault(f"unforeseen failure: {error!r}"))
+            return
+        finally:
+            self._in_flight.discard(entry.id)
+            self._wake.set()
+        self.succeeded(entry, outcome)
+
+    def succeeded(self, entry: Entry, outcome: Published | Conflict) -> None:
+        """On the event loop: the entry has its end."""
+        if self._failures:
+            log.info("%s: the backend takes files again", self._backend.name)
+        self._failures = 0
+        self._not_before = 0.0
+        self._backlog.pop(entry.id, None)
+        self._wake.set()
+        self._ended(entry, outcome)
+
+    def failed(self, entry: Entry, error: WormfsError) -> None:
+        """On the event loop: an attempt failed; the entry stays, and is tried again later."""
+        entry.attempts += 1
+        if entry.slot is not None:
+            entry.slot.close_data()  # thousands may wait; it is opened again when needed
+        entry.last_error = self.last_error = str(error)
+        now = self._clock.monotonic()
+        if isinstance(error, Unavailable):
+            self._failures += 1
+            delay_s = self._policy.delay_s(self._failures)
+            self._not_before = now + delay_s
+        else:
+            delay_s = self._policy.delay_s(entry.attempts)
+            entry.retry_at = now + delay_s
+        log.warning(
+            "%s: %s is safe in the spool but not yet at the backend (attempt %d, next in %.1f s): %s",
+            self._backend.name, show(entry.key), entry.attempts, delay_s, error,
+        )  # fmt: skip
+        self.enqueue(entry)
+
+    def publish(self, entry: Entry) -> Published:
+        """Bring a sealed entry to the backend. Blocks; from a thread.
+
+        Raises Conflict when somebody else has the name with other bytes, and other
+        WormfsErrors when it must be tried again.
+        """
+        record = entry.record
+        assert record is not None
+        try:
+            self._publish_once(entry, record)
+        except AlreadyExists:
+            if not self._holds_same_bytes(entry.key, record):
+                message = "somebody else has stored other bytes under this name"
+                raise Conflict(message, backend=self._backend.name, key=entry.key) from None
+            self._drop_transfer(entry)
+            return Published.IDENTICAL
+        except WormfsError:
+            self._drop_transfer(entry)
+            raise
+        self._release(entry)
+        return Published.OURS
+
+    def _publish_once(self, entry: Entry, record: Record) -> None:
+        spooled = entry.spooled() if entry.slot is not None and entry.slot.has_data else None
+        if entry.transfer is None:
+            entry.transfer = self._resume(entry.key)
+            if spooled is not None:
+                entry.transfer.advance(spooled, record.size_bytes)
+                entry.transfer.prepare(spooled, record)
+                # What has just been put onto the file must be durable before the name is.
+                durability.sync_file(spooled.fileno())
+        try:
+            entry.transfer.publish(spooled, record)
+        except NotFound:
+            if spooled is None:
+                raise
+            # Somebody removed the directory meanwhile; what has been accepted needs it.
+            self._make_parents(entry.key)
+            entry.transfer.publish(spooled, record)
+
+    def _resume(self, key: Key) -> Transfer:
+        try:
+            return self._backend.resume(key)
+        except NotFound:
+            self._make_parents(key)
+            return self._backend.resume(key)
+
+    def _make_parents(self, key: Key) -> None:
+        missing: list[Key] = []
+        directory = parent_of(key)
+        while directory != ROOT:
+            missing.append(directory)
+            directory = parent_of(directory)
+        for directory in reversed(missing):
+            with contextlib.suppress(AlreadyExists):
+                self._backend.make_directory(directory, DirectoryAttributes(mode=0o755))
+
+    def _drop_transfer(self, entry: Entry) -> None:
+        """What is at the backend of a failed attempt goes, if the backend lets us."""
+        transfer, entry.transfer = entry.transfer, None
+        if transfer is not None:
+            with contextlib.suppress(WormfsError):
+                transfer.abort()
+
+    def _holds_same_bytes(self, key: Key, record: Record) -> bool:
+        info = self._backend.stat(key)
+        if info.size_bytes != record.size_bytes:
+            return False
+        theirs = self._backend.record(key)
+        if theirs is not None:
+            return theirs.sha256 == record.sha256
+        reader = self._backend.open(info)
+        digest, offset = hashlib.sha256(), 0
+        try:
+            while data := reader.read(offset, _COMPARE_CHUNK_BYTES):
+                digest.update(data)
+                offset += len(data)
+        finally:
+            reader.close()
+        return digest.hexdigest() == record.sha256
+
+
