@@ -64,6 +64,10 @@ class HandleTable:
     def __iter__(self) -> Iterator[Handle]:
         return iter(list(self._handles.values()))
 
+    def numbers(self) -> list[int]:
+        """All that are given out now."""
+        return list(self._handles)
+
     def add(self, handle: Handle) -> int:
         """A new number for ``handle``."""
         number = self._next

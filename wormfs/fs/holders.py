@@ -161,10 +161,10 @@ def _held_by_family(file: OpenFile) -> bool | None:
         has_sockets = has_sockets or bool(found.sockets)
     if not (has_sockets or file.shared_before):
         return False
-    return _held_by_anybody(file)
+    return _held_by_anybody(file, has_sockets)
 
 
-def _held_by_anybody(file: OpenFile) -> bool | None:
+def _held_by_anybody(file: OpenFile, has_sockets: bool) -> bool | None:
     in_flight = False
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -172,12 +172,21 @@ def _held_by_anybody(file: OpenFile) -> bool | None:
         try:
             found = _look_at(int(name), file)
         except PermissionError:
-            # A process that only a stronger one may look at: its files are not ours to judge.
-            return None
+            # A process that only a stronger one may look at. It can have inherited the file only if it is
+            # younger than that, and be given it only over a socket; else it has nothing to do with it.
+            if has_sockets or _is_younger(int(name), file):
+                return None
+            continue
         if found.holds:
             return True
         in_flight = in_flight or any(_carries_descriptors(int(name), fd) for fd in found.sockets)
     return None if in_flight else False
+
+
+def _is_younger(pid: int, file: OpenFile) -> bool:
+    """Whether a process may have been started since the file was opened."""
+    task = _read_task(pid)
+    return task is not None and task.started_boot_s > file.opened_boot_s - _START_TOLERANCE_S
 
 
 def _family(pid: int) -> Iterator[int]:

@@ -172,6 +172,7 @@ def _bare_bytes(entry: EntryRecord) -> int:
         record=None,
         history=(),
         last_error=None,
+        settle_until_ns=-_MAX_INT64,
     )
     _require_sound(bare)
     # The ASCII form is never shorter, and one odd character in a hold is enough to make it needed.

@@ -38,7 +38,9 @@ class SpaceReserve:
 
     __slots__ = ("_backend", "_budget_bytes", "_clock", "_directory", "_measure_at", "_reserve")
 
-    def __init__(self, directory: str | int, clock: Clock, reserve: Reserve = default_reserve, backend: str = ""):
+    def __init__(
+        self, directory: str | int, clock: Clock, reserve: Reserve = default_reserve, backend: str = ""
+    ):
         """``directory``: a path or descriptor on the file system."""
         self._directory = directory
         self._clock = clock
@@ -66,10 +68,7 @@ class SpaceReserve:
         except OSError as error:
             raise translated(error, self._backend, None, "see how much space is free") from error
         # f_bavail: what root alone may use is not ours, and delayed allocations are counted already.
-        return facts.f_bavail * facts.f_frsize - self._kept_bytes(facts.f_blocks * facts.f_frsize)
-
-    def _kept_bytes(self, total_bytes: int) -> int:
-        return self._reserve(total_bytes)
+        return facts.f_bavail * facts.f_frsize - self._reserve(facts.f_blocks * facts.f_frsize)
 
     def _measure(self, wanted_bytes: int) -> None:
         left_bytes = self.free_bytes() - wanted_bytes

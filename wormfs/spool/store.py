@@ -150,7 +150,10 @@ class SpoolStore:
             raise
 
     def close(self) -> None:
-        """Remove what was prepared and give up the lock. Entries that are on their way stay."""
+        """Remove what was prepared and give up the lock. Entries that are on their way stay.
+
+        No slot may be used afterwards: another daemon may have the directory.
+        """
         if self._lock_fd < 0:
             return
         try:

@@ -1,0 +1,35 @@
+"""Every test here runs once per storage of ``drivers.STORAGES``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.drivers import STORAGES, Storage
+from wormfs.backends.base import Backend
+
+
+@pytest.fixture(params=sorted(STORAGES))
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    storage = STORAGES[request.param](tmp_path)
+    yield storage
+    storage.remove()
+
+
+@pytest.fixture
+def backend(storage: Storage) -> Iterator[Backend]:
+    backend = storage.backend()
+    backend.start()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def other_host(storage: Storage, backend: Backend) -> Iterator[Backend]:
+    """A second backend on the same storage, as another daemon has it."""
+    other = storage.backend()
+    other.start()
+    yield other
+    other.close()

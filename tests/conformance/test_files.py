@@ -1,0 +1,373 @@
+"""One file through a driver: create-if-absent, publish, records, reads, erasing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.conformance.drivers import ATTRIBUTES, NOW_NS, Storage, make_record, spooled, store
+from wormfs.backends.base import Backend
+from wormfs.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound, Refused, WormfsError
+from wormfs.model import DirectoryAttributes, FileAttributes, Key, Kind, ObjectInfo, Retention
+
+CONTENT = b"an archive\n" * 1000
+KEY = Key(b"exam.zip")
+
+
+def read_all(backend: Backend, info: ObjectInfo) -> bytes:
+    reader = backend.open(info)
+    try:
+        return reader.read(0, info.size_bytes + 1)
+    finally:
+        reader.close()
+
+
+def test_a_published_file_is_there_for_everyone(
+    storage: Storage, backend: Backend, other_host: Backend
+) -> None:
+    info = store(storage, backend, KEY, CONTENT)
+    assert (info.key, info.kind, info.size_bytes) == (KEY, Kind.FILE, len(CONTENT))
+    for host in (backend, other_host):
+        seen = host.stat(KEY)
+        assert (seen.kind, seen.size_bytes) == (Kind.FILE, len(CONTENT))
+        assert read_all(host, seen) == CONTENT
+
+
+def test_data_is_readable_without_wormfs(storage: Storage, backend: Backend) -> None:
+    record = make_record(CONTENT)
+    store(storage, backend, KEY, CONTENT, record)
+    assert hashlib.sha256(storage.plain(KEY)).hexdigest() == record.sha256
+
+
+def test_an_empty_file_is_a_file(storage: Storage, backend: Backend) -> None:
+    info = store(storage, backend, KEY, b"")
+    assert info.size_bytes == 0
+    assert read_all(backend, backend.stat(KEY)) == b""
+
+
+def test_mode_owner_and_times_are_kept_and_write_bits_are_gone(storage: Storage, backend: Backend) -> None:
+    attributes = FileAttributes(0o664, 33, 34, NOW_NS - 1, NOW_NS - 2)
+    store(storage, backend, KEY, CONTENT, make_record(CONTENT, attributes=attributes))
+    info = backend.stat(KEY)
+    assert (info.mode, info.uid, info.gid) == (0o444, 33, 34)
+    assert (info.atime_ns, info.mtime_ns) == (NOW_NS - 1, NOW_NS - 2)
+    read_all(backend, info)
+    assert backend.stat(KEY).atime_ns == NOW_NS - 1
+
+
+def test_the_record_comes_back_as_it_was(storage: Storage, backend: Backend, other_host: Backend) -> None:
+    attributes = dataclasses.replace(
+        ATTRIBUTES,
+        xattrs={b"user.course": "Prüfung".encode(), b"user.raw": bytes(range(256)), b"user.\xff": b""},
+    )
+    retention = Retention(NOW_NS + 10, ("case 7", "Fall ß"))
+    record = make_record(CONTENT, attributes=attributes, retention=retention)
+    store(storage, backend, KEY, CONTENT, record)
+    assert backend.record(KEY) == record
+    assert other_host.record(KEY) == record
+
+
+def test_prepare_again_after_a_change_keeps_the_last_record_only(storage: Storage, backend: Backend) -> None:
+    first = make_record(CONTENT, attributes=dataclasses.replace(ATTRIBUTES, xattrs={b"user.old": b"1"}))
+    last = make_record(CONTENT, attributes=dataclasses.replace(ATTRIBUTES, xattrs={b"user.new": b"2"}))
+    with spooled(storage, CONTENT) as file:
+        transfer = backend.begin(KEY)
+        for record in (first, last, last):
+            transfer.prepare(file, record)
+        transfer.publish(file, last)
+    assert backend.record(KEY) == last
+
+
+def test_a_foreign_file_has_no_record_and_can_be_read(storage: Storage, backend: Backend) -> None:
+    storage.place_foreign(KEY, CONTENT)
+    assert backend.record(KEY) is None
+    assert read_all(backend, backend.stat(KEY)) == CONTENT
+
+
+# Create-if-absent
+
+
+def test_begin_refuses_a_taken_name(storage: Storage, backend: Backend, other_host: Backend) -> None:
+    store(storage, backend, KEY, CONTENT)
+    backend.make_directory(Key(b"folder"), DirectoryAttributes())
+    for host in (backend, other_host):
+        for key in (KEY, Key(b"folder")):
+            with pytest.raises(AlreadyExists):
+                host.begin(key)
+
+
+def test_begin_needs_the_directory(storage: Storage, backend: Backend) -> None:
+    store(storage, backend, KEY, CONTENT)
+    with pytest.raises(NotFound):
+        backend.begin(Key(b"missing/exam.zip"))
+    with pytest.raises(NotADirectory):
+        backend.begin(Key(KEY + b"/exam.zip"))
+
+
+def test_publishing_other_content_to_a_taken_name_changes_nothing(
+    storage: Storage, backend: Backend, other_host: Backend
+) -> None:
+    with spooled(storage, b"late") as late:
+        transfer = other_host.begin(KEY)
+        record = make_record(CONTENT)
+        store(storage, backend, KEY, CONTENT, record)
+        late_record = make_record(b"late")
+        transfer.prepare(late, late_record)
+        for attempt in (transfer, other_host.resume(KEY)):
+            with pytest.raises(AlreadyExists):
+                attempt.publish(late, late_record)
+    assert storage.plain(KEY) == CONTENT
+    assert backend.record(KEY) == record
+
+
+def test_publishing_onto_a_directory_is_refused(storage: Storage, backend: Backend) -> None:
+    with spooled(storage, CONTENT) as file:
+        transfer = backend.begin(KEY)
+        record = make_record(CONTENT)
+        transfer.prepare(file, record)
+        backend.make_directory(KEY, DirectoryAttributes())
+        with pytest.raises(AlreadyExists):
+            transfer.publish(file, record)
+    assert backend.stat(KEY).kind is Kind.DIRECTORY
+
+
+def test_publishing_onto_a_foreign_file_is_refused(storage: Storage, backend: Backend) -> None:
+    with spooled(storage, CONTENT) as file:
+        transfer = backend.begin(KEY)
+        record = make_record(CONTENT)
+        transfer.prepare(file, record)
+        storage.place_foreign(KEY, CONTENT)
+        with pytest.raises(AlreadyExists):
+            transfer.publish(file, record)
+
+
+def test_an_aborted_transfer_leaves_nothing(storage: Storage, backend: Backend) -> None:
+    with spooled(storage, CONTENT) as file:
+        transfer = backend.begin(KEY)
+        transfer.advance(file, len(CONTENT))
+        transfer.prepare(file, make_record(CONTENT))
+        transfer.abort()
+        transfer.abort()
+    assert storage.visible() == set()
+    store(storage, backend, KEY, CONTENT)
+
+
+def race(backend: Backend, storage: Storage, key: Key, content: bytes) -> str:
+    try:
+        store(storage, backend, key, content)
+    except AlreadyExists:
+        return "lost"
+    return "won"
+
+
+def test_of_sixteen_threads_one_wins(storage: Storage, backend: Backend) -> None:
+    start = threading.Barrier(16)
+
+    def writer(number: int, key: Key) -> str:
+        start.wait()
+        return race(backend, storage, key, b"%d" % number * 5000)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for turn in range(20):
+            key = Key(b"raced-%d" % turn)
+            results = list(pool.map(writer, range(16), [key] * 16))
+            assert results.count("won") == 1
+            assert storage.plain(key) == b"%d" % results.index("won") * 5000
+
+
+def process_races(storage: Storage, number: int, turns: int) -> list[str]:
+    backend = storage.backend()
+    backend.start()
+    try:
+        return [
+            race(backend, storage, Key(b"raced-%d" % turn), b"%d" % number * 5000) for turn in range(turns)
+        ]
+    finally:
+        backend.close()
+
+
+def test_of_eight_processes_one_wins(storage: Storage, backend: Backend) -> None:
+    turns = 20
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(8, context) as pool:
+        runs = list(pool.map(process_races, [storage] * 8, range(8), [turns] * 8))
+    for turn in range(turns):
+        results = [run[turn] for run in runs]
+        assert results.count("won") == 1
+        assert storage.plain(Key(b"raced-%d" % turn)) == b"%d" % results.index("won") * 5000
+
+
+# Publishing again
+
+
+def test_publishing_twice_is_a_success(storage: Storage, backend: Backend, other_host: Backend) -> None:
+    record = make_record(CONTENT)
+    with spooled(storage, CONTENT) as file:
+        transfer = backend.begin(KEY)
+        transfer.prepare(file, record)
+        first = transfer.publish(file, record)
+        assert transfer.publish(file, record).size_bytes == first.size_bytes
+        # The reply was lost, and the daemon started again.
+        resumed = other_host.resume(KEY)
+        resumed.advance(file, len(CONTENT))
+        resumed.prepare(file, record)
+        assert resumed.publish(file, record).size_bytes == first.size_bytes
+    assert backend.record(KEY) == record
+    assert storage.plain(KEY) == CONTENT
+
+
+def test_publishing_without_the_spool_file_tells_whether_it_arrived(
+    storage: Storage, backend: Backend
+) -> None:
+    record = make_record(CONTENT)
+    with pytest.raises(NotFound):
+        backend.resume(KEY).publish(None, record)
+    store(storage, backend, KEY, CONTENT, record)
+    assert backend.resume(KEY).publish(None, record).size_bytes == len(CONTENT)
+    with pytest.raises(AlreadyExists):
+        backend.resume(KEY).publish(None, make_record(CONTENT))
+
+
+# Reading
+
+
+def test_reads_at_any_offset_from_many_threads(storage: Storage, backend: Backend) -> None:
+    content = random.Random(7).randbytes(3_000_001)
+    info = store(storage, backend, KEY, content)
+    reader = backend.open(info)
+
+    def check(seed: int) -> None:
+        numbers = random.Random(seed)
+        for _ in range(40):
+            offset, size = numbers.randrange(len(content) + 100), numbers.choice((1, 8192, 131_072, 1 << 20))
+            expected = content[offset : offset + size]
+            assert reader.read(offset, size) == expected
+            assert reader.read_ready(offset, size) in (expected, None)
+
+    with concurrent.futures.ThreadPoolExecutor(backend.traits.connections) as pool:
+        list(pool.map(check, range(16)))
+    reader.close()
+    reader.close()
+
+
+def test_opening_what_was_replaced_is_refused(storage: Storage, backend: Backend) -> None:
+    info = store(storage, backend, KEY, CONTENT)
+    backend.erase(KEY)
+    store(storage, backend, KEY, CONTENT + b"longer")
+    with pytest.raises(NotFound):
+        backend.open(info)
+
+
+# Errors
+
+
+def test_what_is_not_there_is_not_found(storage: Storage, backend: Backend) -> None:
+    store(storage, backend, KEY, CONTENT)
+    missing = Key(b"missing.zip")
+    calls: list[Callable[[], object]] = [
+        lambda: backend.stat(missing),
+        lambda: backend.record(missing),
+        lambda: backend.open(ObjectInfo(missing, Kind.FILE)),
+        lambda: backend.erase(missing),
+        lambda: backend.extend_retention(missing, Retention()),
+        lambda: backend.stat(Key(b"missing/below")),
+    ]
+    for call in calls:
+        with pytest.raises(NotFound):
+            call()
+    with pytest.raises((NotFound, NotADirectory)):
+        backend.stat(Key(KEY + b"/below"))
+
+
+def test_errors_name_backend_and_key(backend: Backend) -> None:
+    with pytest.raises(NotFound, match=r"^archive/missing\.zip: ") as caught:
+        backend.stat(Key(b"missing.zip"))
+    assert (caught.value.backend, caught.value.key) == ("archive", b"missing.zip")
+
+
+def test_a_directory_is_no_file(backend: Backend) -> None:
+    info = backend.make_directory(Key(b"folder"), DirectoryAttributes())
+    for call in (
+        lambda: backend.open(info),
+        lambda: backend.erase(info.key),
+        lambda: backend.record(info.key),
+    ):
+        with pytest.raises(IsADirectory):
+            call()
+
+
+def test_keys_outside_the_shown_tree_are_refused(backend: Backend) -> None:
+    for key in (b"..", b"../x", b"a/../../x", b".wormfs", b".wormfs/check/object", b"a/.wormfs-x", b"a\0b"):
+        with pytest.raises(WormfsError):
+            backend.stat(Key(key))
+        with pytest.raises(WormfsError):
+            backend.begin(Key(key))
+
+
+# Retention and erasing
+
+
+def test_retention_grows_and_never_shrinks(storage: Storage, backend: Backend, other_host: Backend) -> None:
+    record = make_record(CONTENT, retention=Retention(NOW_NS))
+    store(storage, backend, KEY, CONTENT, record)
+    longer = Retention(NOW_NS + 5, ("case 7",))
+    backend.extend_retention(KEY, longer)
+    assert other_host.record(KEY) == dataclasses.replace(record, retention=longer)
+    with pytest.raises(Refused):
+        other_host.extend_retention(KEY, Retention(NOW_NS + 4))
+    for_ever = Retention(None)
+    backend.extend_retention(KEY, for_ever)
+    with pytest.raises(Refused):
+        backend.extend_retention(KEY, longer)
+    assert backend.record(KEY) == dataclasses.replace(record, retention=for_ever)
+    # What was published is still known as that.
+    backend.resume(KEY).publish(None, record)
+
+
+def test_of_many_extensions_at_once_the_longest_stays(
+    storage: Storage, backend: Backend, other_host: Backend
+) -> None:
+    store(storage, backend, KEY, CONTENT, make_record(CONTENT, retention=Retention(NOW_NS)))
+
+    def extend(number: int) -> None:
+        host = (backend, other_host)[number % 2]
+        try:
+            host.extend_retention(KEY, Retention(NOW_NS + number))
+        except Refused:
+            return
+
+    numbers = list(range(1, 65))
+    random.Random(3).shuffle(numbers)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(extend, numbers))
+    record = backend.record(KEY)
+    assert record is not None
+    assert record.retention.retain_until_ns == NOW_NS + 64
+
+
+def test_an_erased_file_is_gone_and_its_name_free(
+    storage: Storage, backend: Backend, other_host: Backend
+) -> None:
+    store(storage, backend, KEY, CONTENT)
+    other_host.erase(KEY)
+    assert storage.visible() == set()
+    with pytest.raises(NotFound):
+        backend.stat(KEY)
+    store(storage, backend, KEY, b"new")
+    assert storage.plain(KEY) == b"new"
+
+
+def test_the_spool_is_where_the_driver_says(backend: Backend) -> None:
+    directory = backend.spool_directory("0123456789abcdef")
+    assert (directory is not None) == backend.traits.spool_on_backend
+    if directory is not None:
+        assert os.path.isabs(directory)
+        assert directory.endswith("0123456789abcdef")

@@ -1,0 +1,28 @@
+"""What all tests share. Fixtures of one kind of test live beside those tests or in tests/support."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline: two cores shared with real mounts make the time of one example meaningless.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "database": None}
+settings.register_profile("default", max_examples=100, **_COMMON)
+settings.register_profile("soak", max_examples=5_000, **_COMMON)
+_SOAK = bool(os.environ.get("WORMFS_SOAK"))
+settings.load_profile("soak" if _SOAK else "default")
+
+
+@pytest.fixture(scope="session")
+def soak_factor() -> int:
+    """By how much a test that repeats itself multiplies its rounds: 1, or 20 under ``make soak``."""
+    return 20 if _SOAK else 1
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The top of the source tree."""
+    return Path(__file__).resolve().parent.parent

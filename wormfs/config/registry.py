@@ -1,0 +1,15 @@
+"""Which settings model belongs to which ``type``. A new driver adds its module and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from wormfs.config.base import BackendSettings
+from wormfs.config.local import LocalSettings
+
+MODELS: Mapping[str, type[BackendSettings]] = MappingProxyType(
+    {
+        "local": LocalSettings,
+    }
+)

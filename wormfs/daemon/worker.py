@@ -1,0 +1,316 @@
+"""The worker: a process that mounts one backend. Started by the supervisor, with the channel on a descriptor.
+
+It ends when the supervisor says so, when the supervisor is gone, on SIGTERM, and when its mount has been
+unmounted; each time in the same order: detach the mount so that nothing new is opened, let what is open
+finish, drain the spool, go. What is not finished in time is left for the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import trio
+
+from wormfs import threads
+from wormfs.backends.base import Backend
+from wormfs.clock import SystemClock
+from wormfs.daemon import logs, mounts, stacks
+from wormfs.daemon.backoff import Backoff
+from wormfs.daemon.channel import Channel, NoAnswer
+from wormfs.daemon.messages import Message, ProtocolError
+from wormfs.daemon.orders import Orders, receive
+from wormfs.daemon.workers import space_to_message
+from wormfs.errors import SettingsError, Unavailable, WormfsError
+from wormfs.fs.stack import Stack
+from wormfs.fuse import session
+from wormfs.fuse.operations import WormOperations
+from wormfs.model import Space
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 30.0
+_HOPELESS_PAUSE_S = 60.0
+"""Between attempts at something that fails until somebody changes it."""
+_SPACE_EVERY_S = 30.0
+_DESTROYED_S = 1.0
+_DESTROYED_PAUSE_S = 0.01
+_SHORTEST_DRAIN_S = 2.0
+"""For the drain, even if open files have used up the time: sealed entries are worth a try."""
+
+
+class Worker:
+    """One backend, from connecting to draining."""
+
+    def __init__(self, orders: Orders, channel: Channel):
+        self._orders = orders
+        self._channel = channel
+        self._stop_asked = trio.Event()
+        self._deadline = float("inf")
+        self._phase = "starting"
+        self._stack: Stack | None = None
+        self._space: Space | None = None
+
+    async def run(self) -> None:
+        """Work until the end is asked for. Raises only what nobody foresaw, and OSError from mounting."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._channel.run)
+            nursery.start_soon(self._listen, nursery)
+            nursery.start_soon(self._obey_signals)
+            await self._work()
+            nursery.cancel_scope.cancel()
+
+    # -- the end
+
+    def _stop(self, why: str, timeout_s: float) -> None:
+        """Ask for the end; a second time it can only come sooner."""
+        self._deadline = min(self._deadline, trio.current_time() + timeout_s)
+        if not self._stop_asked.is_set():
+            log.info("stopping within %g s: %s", timeout_s, why)
+            self._stop_asked.set()
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - trio.current_time())
+
+    async def _obey_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                self._stop("SIGTERM", self._orders.stop_timeout_s)
+
+    # -- the supervisor
+
+    async def _listen(self, nursery: trio.Nursery) -> None:
+        why = "the supervisor is gone"
+        try:
+            async for message in self._channel.messages():
+                # In tasks of their own: a slow answer must not hold up the next.
+                nursery.start_soon(self._answer, message)
+        except ProtocolError as error:
+            why = f"the supervisor talks nonsense ({error})"
+        self._stop(why, self._orders.stop_timeout_s)
+
+    async def _answer(self, message: Message) -> None:
+        try:
+            reply: Message = {"reply": self._handle(message.get("request") or {})}
+        except WormfsError as error:
+            reply = {"error": str(error)}
+        except Exception as error:
+            log.exception("a request of the supervisor failed")
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        with suppress(NoAnswer):
+            self._channel.send({"id": message.get("id"), **reply})
+
+    def _handle(self, request: Message) -> Message:
+        match request.get("op"):
+            case "status":
+                spool = dict(self._stack.status()) if self._stack is not None else None
+                space = space_to_message(self._space) if self._space is not None else None
+                return {"phase": self._phase, "spool": spool, "space": space}
+            case "stop":
+                self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
+                return {}
+            case other:
+                raise SettingsError(f"the worker knows no request {other!r}")
+
+    def _tell(self, event: str, **facts: object) -> None:
+        with suppress(NoAnswer):  # the supervisor is gone: the listener will notice
+            self._channel.send({"event": event, **facts})
+
+    def _tell_unfinished(self, stack: Stack) -> None:
+        unfinished = int(stack.status()["waiting"])
+        if unfinished:
+            log.warning("%d files wait in the spool for the next start", unfinished)
+        self._tell("drained", unfinished=unfinished)
+
+    # -- the work
+
+    async def _work(self) -> None:
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        reported = ""
+        while not self._stop_asked.is_set():
+            failure = await self._attempt()
+            if failure is None:
+                return
+            hopeless = isinstance(failure, SettingsError)
+            pause_s = _HOPELESS_PAUSE_S if hopeless else backoff.next_s()
+            self._phase = "failed" if hopeless else "waiting"
+            self._tell(self._phase, reason=str(failure))
+            if str(failure) != reported:
+                reported = str(failure)
+                log.log(logging.ERROR if hopeless else logging.WARNING, "%s", failure)
+            with trio.move_on_after(pause_s):
+                await self._stop_asked.wait()
+
+    async def _attempt(self) -> WormfsError | None:
+        """Start, mount, serve and drain; or say why it cannot start now."""
+        try:
+            backend = stacks.create_backend(self._orders.settings)
+            started = await self._unless_stopped(backend.start)
+        except WormfsError as error:
+            return error
+        if not started:
+            return None
+        try:
+            return await self._run_stack(backend)
+        finally:
+            with trio.CancelScope(shield=True):
+                await threads.run(backend.close)
+
+    async def _unless_stopped(self, function: Callable[[], None]) -> bool:
+        """Whether ``function`` came to its end before the stop was asked for.
+
+        Starting a backend may be left alone in its thread: it leaves nothing half done that matters.
+        """
+        finished = False
+        async with trio.open_nursery() as nursery:
+
+            async def cancel_on_stop() -> None:
+                await self._stop_asked.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(cancel_on_stop)
+            failure: WormfsError | None = None
+            try:
+                await threads.run_abandonable(function)
+                finished = True
+            except WormfsError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return finished
+
+    async def _run_stack(self, backend: Backend) -> WormfsError | None:
+        orders = self._orders
+        stack = stacks.open_stack(
+            backend, orders.settings, orders.spool_directory, orders.instance_id, SystemClock()
+        )
+        async with trio.open_nursery() as nursery:
+            try:
+                await stack.start(nursery)
+            except WormfsError as error:
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    # Else the next attempt would meet a lock of our own.
+                    await threads.run(stack.store.close)
+                return error
+            self._stack = stack
+            try:
+                failure = await self._serve(stack)
+                if failure is None:
+                    self._stop("it was unmounted", self._orders.stop_timeout_s)
+                self._phase = "draining"
+                left_s = min(self._left_s(), self._orders.stop_timeout_s)
+                await stack.stop(max(left_s, _SHORTEST_DRAIN_S))
+                self._tell_unfinished(stack)
+            finally:
+                self._stack = None
+            nursery.cancel_scope.cancel()
+        return failure
+
+    async def _serve(self, stack: Stack) -> Unavailable | None:
+        """Mount and answer until the mount is gone or the time to stop is over.
+
+        Returns why it cannot be mounted, if it cannot.
+        """
+        orders = self._orders
+        over = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def serve(task_status: trio.TaskStatus[None]) -> None:
+                await session.serve(
+                    WormOperations(stack.filesystem),
+                    orders.mountpoint,
+                    fsname=orders.source,
+                    task_status=task_status,
+                )
+                over.set()
+
+            try:
+                await nursery.start(serve)
+            except OSError as error:
+                return Unavailable(f"cannot be mounted at {orders.mountpoint}: {error.strerror or error}")
+            mount = await threads.run(mounts.top_mount, orders.mountpoint)
+            device = mount.device if mount is not None else None
+            self._phase = "ready"
+            self._tell("ready")
+            nursery.start_soon(self._report_space, stack)
+            nursery.start_soon(self._end_session, device, nursery)
+            await over.wait()
+            nursery.cancel_scope.cancel()
+        if over.is_set():
+            await self._finish_closed(stack, device)
+        return None
+
+    async def _finish_closed(self, stack: Stack, device: str | None) -> None:
+        """The kernel has ended the session: finish files whose RELEASE was lost with it."""
+        until = trio.current_time() + _DESTROYED_S
+        while device is None or await threads.run(mounts.still_exists, device):
+            if trio.current_time() > until:
+                log.warning("the connection was cut while files were open: these are not finished")
+                return
+            # The session learns of the end a moment before the file system is gone.
+            await trio.sleep(_DESTROYED_PAUSE_S)
+        await stack.filesystem.release_all()
+
+    async def _end_session(self, device: str | None, nursery: trio.Nursery) -> None:
+        await self._stop_asked.wait()
+        self._phase = "stopping"
+        if device is not None:
+            # Only our own mount: a new daemon may have put another in its place already.
+            await threads.run(
+                partial(mounts.detach, self._orders.mountpoint, self._orders.source, device=device)
+            )
+        await trio.sleep(self._left_s())
+        log.warning("files are still open; whoever has them gets an error now")
+        nursery.cancel_scope.cancel()
+
+    async def _report_space(self, stack: Stack) -> None:
+        while True:
+            try:
+                self._space = await stack.space()
+                self._tell("space", **space_to_message(self._space))
+            except WormfsError as error:
+                log.debug("room unknown: %s", error)  # the last known numbers stay
+            await trio.sleep(_SPACE_EVERY_S)
+
+
+def main() -> int:
+    """The process. Returns its exit status."""
+    # Typed at a terminal it is meant for the supervisor, which then stops the workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    channel_socket = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(channel_socket.fileno(), False)
+    orders = receive(channel_socket)
+    if orders is None:
+        return 0
+    logs.set_up(orders.backend, orders.log_level)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        trio.run(_run, orders, channel_socket)
+    except Exception:
+        log.exception("the worker ends: nobody foresaw this")
+        return 1
+    return 0
+
+
+async def _run(orders: Orders, channel_socket: socket.socket) -> None:
+    channel = Channel(trio.SocketStream(trio.socket.from_stdlib_socket(channel_socket)))
+    try:
+        await Worker(orders, channel).run()
+    finally:
+        await channel.aclose()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

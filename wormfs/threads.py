@@ -1,0 +1,58 @@
+"""Blocking work, off the event loop: the only place that knows ``trio.to_thread``.
+
+A round trip costs 60–100 µs and the thread itself cannot be stopped. ``run`` therefore waits for
+the end even when it is cancelled, so that nothing durable goes on behind its caller's back.
+``run_abandonable`` is for questions whose answer may be thrown away; whoever uses it says what
+becomes of the work that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+async def run(
+    function: Callable[[*Arguments], Result],
+    *arguments: *Arguments,
+    limiter: trio.CapacityLimiter | None = None,
+) -> Result:
+    """Call ``function`` in a thread and wait for it to end, cancelled or not.
+
+    Args:
+        limiter: how many may run at once; ``None`` shares trio's own 40 threads.
+
+    Raises whatever ``function`` raises. A checkpoint; a cancellation that arrives while the
+    function runs is delivered at the next one.
+    """
+    return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
+
+
+async def run_abandonable(
+    function: Callable[[*Arguments], Result],
+    *arguments: *Arguments,
+    limiter: trio.CapacityLimiter | None = None,
+) -> Result:
+    """As ``run``, but a cancellation returns at once and leaves the function running alone.
+
+    Only for work without consequences, such as asking a mount that may hang.
+    """
+    return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)
+
+
+def from_thread(function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    """Call ``function`` on the event loop from a thread that ``run`` started; waits for its result.
+
+    Raises what ``function`` raises, and ``trio.RunFinishedError`` when the loop has ended.
+    """
+    return trio.from_thread.run_sync(function, *arguments)
+
+
+def limiter(at_once: int) -> trio.CapacityLimiter:
+    """A limit for ``run``: how many threads one kind of work may take."""
+    return trio.CapacityLimiter(at_once)
