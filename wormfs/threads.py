@@ -9,6 +9,7 @@ becomes of the work that goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -56,3 +57,19 @@ def from_thread(function: Callable[[*Arguments], Result], *arguments: *Arguments
 def limiter(at_once: int) -> trio.CapacityLimiter:
     """A limit for ``run``: how many threads one kind of work may take."""
     return trio.CapacityLimiter(at_once)
+
+
+class Beside:
+    """A few threads for calls that run beside the thread that asks: two disks' waits become one."""
+
+    def __init__(self, at_once: int):
+        """``at_once``: how many calls may run; more wait for their turn."""
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="beside")
+
+    def start(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Future[Result]:
+        """Begin ``function``; its ``result()`` waits for the end and raises what it raises."""
+        return self._pool.submit(function, *arguments)
+
+    def close(self) -> None:
+        """Wait for what runs and end the threads."""
+        self._pool.shutdown()

@@ -36,7 +36,8 @@ class Fate(enum.Enum):
 
     STORED = "visible, whole, with its record, or soon to be"
     KEPT = "never visible, its bytes in quarantine"
-    GONE = "not there at all"
+    GONE = "not there at all, not even in quarantine"
+    DISCARDED = "so, and discarded.log says who did it"
 
 
 @dataclass(slots=True)
@@ -160,6 +161,11 @@ def run_at_once(actor: Actor) -> None:
     actor.replace_empty(filled, b"here it is")
     _quarantine(host, b"failed")
     actor.ledger.promise(b"failed", b"not all of it", fate=Fate.KEPT)
+    # An administrator decides: what was thrown away must not come back.
+    _quarantine(host, b"thrown away")
+    (entry,) = [e for e in host.stack.quarantine.entries() if e.record and e.record.key == b"thrown away"]
+    host.stack.quarantine.discard(entry.entry_id, "the test", "to see it gone")
+    actor.ledger.promise(b"thrown away", None, fate=Fate.DISCARDED)
     unlinked = host.create(b"unlinked")
     host.write(unlinked, b"unlinked" * 99)
     host.unlink(b"unlinked")
@@ -245,8 +251,14 @@ def _check_promise(host: Host, promise: Promise, seen: dict[bytes, bytes | None]
     there = [path for path in promise.paths if path in seen]
     if promise.fate is not Fate.STORED:
         assert not there, f"{there} is visible"
-        kept = [host.quarantined().get(path) for path in promise.paths if promise.fate is Fate.KEPT]
-        assert all(content == promise.content for content in kept), f"{promise.paths} was not kept"
+        kept = [host.quarantined().get(path) for path in promise.paths]
+        if promise.fate is Fate.KEPT:
+            assert all(content == promise.content for content in kept), f"{promise.paths} was not kept"
+        else:
+            assert not any(kept), f"{promise.paths} has come back to quarantine"
+        if promise.fate is Fate.DISCARDED:
+            log = Path(host.stack.quarantine.directory, "discarded.log").read_bytes()
+            assert promise.paths[0] in log, f"nobody knows who discarded {promise.paths}"
         return
     assert len(there) == 1, f"{promise.paths} was promised; there is {there}"
     (path,) = there
@@ -262,7 +274,7 @@ def _check_promise(host: Host, promise: Promise, seen: dict[bytes, bytes | None]
     if promise.mode is not None:
         assert stat.S_IMODE(shown.mode) == promise.mode, f"{path!r}: mode {shown.mode:o}"
     xattrs = host.xattrs(path)
-    assert xattrs[b"user.wormfs.sha256"] == hashlib.sha256(promise.content).hexdigest().encode(), path
+    assert xattrs.get(b"user.wormfs.sha256") == hashlib.sha256(promise.content).hexdigest().encode(), path
     for name, value in promise.xattrs.items():
         assert xattrs.get(name) == value, f"{path!r}: {name!r}"
 

@@ -18,6 +18,41 @@ from tests.crash.archive import RUNS, Actor, Ledger, examine, make_host
 from tests.support.powerloss import Moment, PowerLoss, syncing_nothing
 
 
+DETECTED = {
+    "backends.local.backend.make_directory:sync_directory": "settling",
+    "backends.local.backend.make_directory:sync_directory#2": "settling",
+    "backends.local.backend.remove_directory:sync_directory in remove_directory_durably": "at once",
+    "backends.local.probe.opened_hidden:sync_directory in make_directory_durably": "settling",
+    "backends.local.transfer._make_lasting:sync_directory": "at once",
+    "spool.quarantine._log:sync_file": "at once",
+    "spool.quarantine._log:sync_directory": "at once",
+    "spool.quarantine._remove:sync_directory": "at once",
+    "spool.quarantine.receive:sync_directory in write_file_durably": "at once",
+    "spool.quarantine.receive:sync_file in write_file_durably": "at once",
+    "spool.recordfile.write_durably:sync_data": "at once",
+    "spool.sealing.seal:sync_file": "at once",
+    "spool.sealing.settle:sync_file": "settling",
+    "spool.sealing.sync:sync_file": "at once",
+    "spool.store._check_format:sync_file in write_file_durably": "settling",
+    "spool.store._make_directories:sync_directory in make_directory_durably": "settling",
+    "spool.store._move_to_quarantine:sync_directory": "at once",
+    "spool.store._prepare:sync_directory": "settling",
+    "spool.store.quarantine:sync_file": "at once",
+}
+"""Every sync that something acknowledged rests on, with a run that fails without it."""
+
+HARMLESS = {
+    "backends.local.probe._prove_sync:sync_directory": "it asks whether the disk can; nothing rests on it",
+    "backends.local.probe._prove_sync:sync_file": "it asks whether the disk can; nothing rests on it",
+    "spool.recordfile.create:sync_file": "it takes the blocks; the first record syncs the content again",
+    "spool.store._check_format:sync_directory in write_file_durably": "making entries/ syncs the directory again",
+    "spool.store._trim_all:sync_directory": "what comes back after a clean stop is cleaned up at the next start",
+    "spool.store._trim_all:sync_directory#2": "what comes back after a clean stop is cleaned up at the next start",
+    "spool.store.sweep:sync_directory": "what comes back is cleaned up again at the next start",
+}
+"""The other syncs, with the reason why power loss does not tell whether they are there."""
+
+
 def record(root: Path, run: str, forget: str | None = None) -> tuple[PowerLoss, Ledger]:
     """One run with its moments and promises."""
     root.mkdir()
@@ -87,3 +122,21 @@ def test_acknowledged_files_survive_whatever_part_reached_the_disk(
     disk, ledger = record(tmp_path / "disk", run)
     for lost in by_chance(disk, range(soak_factor), every=5 if soak_factor == 1 else 1):
         survive(disk, ledger, lost, tmp_path / "after")
+
+
+@pytest.mark.parametrize("site", DETECTED)
+def test_each_sync_taken_out_is_noticed(site: str, tmp_path: Path) -> None:
+    disk, ledger = record(tmp_path / "disk", DETECTED[site], forget=site)
+    assert site in disk.sites, "the run never comes there"
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        # From the end, where most has been promised.
+        for lost in reversed(list(pessimistic(disk))):
+            survive(disk, ledger, lost, tmp_path / "after")
+
+
+def test_every_sync_is_either_proved_necessary_or_said_to_be_harmless(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    for number, run in enumerate(RUNS):
+        disk, _ = record(tmp_path / str(number), run)
+        seen |= disk.sites
+    assert seen == DETECTED.keys() | HARMLESS.keys()

@@ -406,6 +406,8 @@ class Host:
         """Key and bytes of everything in quarantine."""
         found = {}
         for entry in self.stack.quarantine.entries():
+            if entry.size_bytes is None:
+                continue  # half discarded when the machine stopped
             with self.stack.quarantine.open_data(entry.entry_id) as data:
                 found[entry.record.key if entry.record else b""] = data.read()
         return found

@@ -1,7 +1,8 @@
 """What a close means: nothing yet, the end of writing, or the end of a writer that failed.
 
-FLUSH comes for every descriptor that is closed, RELEASE once nobody has any. Only in FLUSH does the closing
-program still wait and can be told of an error; so the last FLUSH seals and commits. ``holders`` says which it is.
+FLUSH comes for every descriptor that is closed, RELEASE once nobody has any. Only in FLUSH does the
+closing program still wait and can be told of an error; so the last FLUSH seals and commits. ``holders``
+says which it is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 from typing import assert_never
 
-from wormfs import threads
 from wormfs.errors import WormfsError
 from wormfs.fs import holders
 from wormfs.fs.handles import WriteHandle
@@ -34,29 +34,39 @@ class Closing:
         async with entry.closing:
             if entry.state is not EntryState.WRITING or entry.writer is not writer:
                 return
-            verdict = await threads.run(self._inspect, handle)
-            match verdict:
-                case StillOpen(writer_failed):
-                    writer.shared_before = True
-                    writer.failed = writer.failed or writer_failed
-                    if entry.write_error is not None:
-                        raise entry.write_error
-                case WriterFailed(reason):
-                    writer.failed = reason
-                    await self._spool.quarantine(entry, reason)
-                case LastClose() if writer.failed is not None:
-                    await self._spool.quarantine(entry, writer.failed)
-                case LastClose():
-                    committed = await self._spool.close(entry)
-                case Unclear():
-                    # RELEASE decides; but the bytes must not be lost when close(2) has returned.
-                    writer.shared_before = True
-                    await self._spool.sync_closed(entry)
-                case _:
-                    assert_never(verdict)
+            seen: list[Verdict] = []
+
+            def is_last() -> bool:
+                """In a thread, in the same trip that then seals."""
+                seen.append(self._inspect(handle))
+                return isinstance(seen[0], LastClose) and writer.failed is None
+
+            committed = await self._spool.close(entry, is_last)
+            await self._after(handle, seen[0])
         if committed is not None:
             # Outside the lock: whoever asks for this file meanwhile gets an answer.
             await committed()
+
+    async def _after(self, handle: WriteHandle, verdict: Verdict) -> None:
+        """What else a FLUSH means that did not seal."""
+        entry, writer = handle.entry, handle.writer
+        match verdict:
+            case StillOpen(writer_failed):
+                writer.shared_before = True
+                writer.failed = writer.failed or writer_failed
+                if entry.write_error is not None:
+                    raise entry.write_error
+            case WriterFailed(reason):
+                await self._spool.quarantine(entry, reason)
+            case LastClose():
+                if writer.failed is not None:
+                    await self._spool.quarantine(entry, writer.failed)
+            case Unclear():
+                # RELEASE decides; but the bytes must not be lost when close(2) has returned.
+                writer.shared_before = True
+                await self._spool.sync_closed(entry)
+            case _:
+                assert_never(verdict)
 
     async def release(self, handle: WriteHandle) -> None:
         """Nobody waits any more: errors are for the log."""

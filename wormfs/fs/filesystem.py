@@ -224,9 +224,7 @@ class FileSystem:
         return Opened(handle, keep_cache=True), attributes.of_entry(inode, entry)
 
     def _writer(self, caller: Caller, *, exclusive: bool) -> Writer:
-        return Writer(
-            uid=caller.uid, pid=caller.pid, opened_boot_s=self._clock.boot_s(), exclusive=exclusive
-        )
+        return Writer(uid=caller.uid, pid=caller.pid, opened_boot_s=self._clock.boot_s(), exclusive=exclusive)
 
     async def _group_for(self, directory: Key, caller: Caller) -> int:
         """A directory with the setgid bit hands its group down (inode(7))."""

@@ -51,6 +51,7 @@ class DirectoryHandle:
 FileHandle = WriteHandle | SpoolReadHandle | ReadHandle
 Handle = FileHandle | DirectoryHandle
 
+
 class HandleTable:
     """Numbers for handles, as the kernel knows them."""
 

@@ -12,9 +12,9 @@ does not say which that is, so wormfs looks at the writer in /proc:
 - Whatever cannot be seen (no pid because of another pid namespace, a writer that is gone, no
   permission) is unclear: the caller then waits for RELEASE, which is always right.
 
-At that moment the writer's task flags tell a process being torn down from one that closed its file, and its exit
-code or signal how it ended. The file is recognised by its inode number, which wormfs makes unique for
-every file of every backend, never by its path: mounts can be bound and moved.
+At that moment the writer's task flags tell a process being torn down from one that closed its file, and
+its exit code or signal how it ended. The file is recognised by its inode number, which wormfs makes
+unique for every file of every backend, never by its path: mounts can be bound and moved.
 
 Everything here blocks (0.1 ms usually) and must run in a thread: reading another
 process's maps may wait for a page fault that this very file system has to answer.

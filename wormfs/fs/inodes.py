@@ -1,9 +1,9 @@
 """Inode numbers: which number stands for which name, for as long as the kernel remembers it.
 
 A number is derived from the backend, the directory's number and the name, so that it is the same after a
-restart (tar and rsync compare them). It stays below 2^63, which is as far as PHP counts. Where the number is in use
-by something else, the next free one is taken: two hashes that meet, or a file that was unlinked while
-open and whose name was made again.
+restart (tar and rsync compare them). It stays below 2^63, which is as far as PHP counts. Where the
+number is in use by something else, the next free one is taken: two hashes that meet, or a file that was
+unlinked while open and whose name was made again.
 
 Memory matters here: the kernel may remember 100,000 names after one ``ls -l``.
 """

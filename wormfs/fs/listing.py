@@ -1,11 +1,13 @@
 """One pass over a directory, streamed.
 
-The backend's own stream is read as far as the kernel asks, so memory does not grow with the directory. Files on
-their way through this host come first, from a snapshot taken when the directory was opened; the backend's stream
-leaves them out, so a file that is committed meanwhile is neither missed nor shown twice.
+The backend's own stream is read as far as the kernel asks, so memory does not grow with the directory.
+Files on their way through this host come first, from a snapshot taken when the directory was opened; the
+backend's stream leaves them out, so a file that is committed meanwhile is neither missed nor shown
+twice.
 
-Positions are counted from 1. The kernel may come back to a position that it has read ahead but not delivered: the
-last entries are kept for that. For any earlier one the directory is read again from its beginning.
+Positions are counted from 1. The kernel may come back to a position that it has read ahead but not
+delivered: the last entries are kept for that. For any earlier one the directory is read again from its
+beginning.
 """
 
 from __future__ import annotations

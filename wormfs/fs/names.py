@@ -23,7 +23,9 @@ def new_key(backend: Backend, parent: Key, name: bytes) -> Key:
         raise NameTooLong("the name is longer than the backend can hold", backend=backend.name, key=name)
     if hidden(name):
         raise InvalidName(
-            f"names that begin with {RESERVED_PREFIX.decode()} belong to wormfs", backend=backend.name, key=name
+            f"names that begin with {RESERVED_PREFIX.decode()} belong to wormfs",
+            backend=backend.name,
+            key=name,
         )
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         raise InvalidName("this cannot be a name", backend=backend.name, key=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -25,7 +25,7 @@ from wormfs.spool.store import SpoolStore
 class StackOptions:
     """Settings of one backend, as the layers below want them. Seconds."""
 
-    spool: SpoolOptions = SpoolOptions()
+    spool: SpoolOptions = field(default_factory=SpoolOptions)
     reserve: Reserve = default_reserve
     directory_cache_s: float = 1.0
     space_cache_s: float = 30.0
@@ -69,6 +69,7 @@ class Stack:
         with trio.move_on_after(timeout_s):
             await self.spool.drain()
         with trio.CancelScope(shield=True):
+            await threads.run(self.spool.end)
             await threads.run(self.store.close)
 
     async def _bound_quarantine(self) -> None:
@@ -77,9 +78,7 @@ class Stack:
         if options.quarantine_keep_s is None and options.quarantine_max_bytes is None:
             return
         while True:
-            await threads.run(
-                self.quarantine.expire, options.quarantine_keep_s, options.quarantine_max_bytes
-            )
+            await threads.run(self.quarantine.expire, options.quarantine_keep_s, options.quarantine_max_bytes)
             await trio.sleep(3600)
 
     @property

@@ -1,7 +1,7 @@
 """Nothing but FUSEError may leave a handler: anything else would end pyfuse3's main loop.
 
-Every handler is wrapped here, once. Foreseen errors become an errno; unforeseen ones become EIO and one traceback in
-the log, and the mount lives on. A test holds that no handler is without the guard.
+Every handler is wrapped here, once. Foreseen errors become an errno; unforeseen ones become EIO and one
+traceback in the log, and the mount lives on. A test holds that no handler is without the guard.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Mount:
     source: str
 
 
-def mount_fuse(mountpoint: str, *, fsname: str, read_ahead_kb: int | None = None) -> int:
+def mount_fuse(mountpoint: str, *, fsname: str) -> int:
     """Mount a FUSE file system and return the descriptor of its connection.
 
     Blocks until the kernel has the mount; no request is answered before somebody reads from the
@@ -63,8 +63,6 @@ def mount_fuse(mountpoint: str, *, fsname: str, read_ahead_kb: int | None = None
     except BaseException:
         os.close(fd)
         raise
-    if read_ahead_kb is not None:
-        raise_read_ahead(mountpoint, read_ahead_kb)
     return fd
 
 

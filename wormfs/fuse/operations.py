@@ -47,9 +47,7 @@ class WormOperations(pyfuse3.Operations):
         return entry
 
     @guarded
-    async def lookup(
-        self, parent_inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext
-    ) -> EntryAttributes:
+    async def lookup(self, parent_inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> EntryAttributes:
         return self._reply(await self._fs.lookup(parent_inode, name))
 
     @guarded
@@ -196,9 +194,7 @@ class WormOperations(pyfuse3.Operations):
         return await self._fs.listxattr(inode)
 
     @guarded
-    async def setxattr(
-        self, inode: InodeT, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
-    ) -> None:
+    async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self._fs.setxattr(inode, name, value)
 
     @guarded

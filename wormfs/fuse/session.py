@@ -7,7 +7,7 @@ import trio
 
 from wormfs.fuse import loop
 from wormfs.fuse.handshake import Handshake
-from wormfs.fuse.mounting import mount_fuse
+from wormfs.fuse.mounting import mount_fuse, raise_read_ahead
 
 _MAX_REQUESTS_AT_ONCE = 4096
 """Every close that waits for its backend holds one; reads and stats must still get through."""
@@ -28,8 +28,9 @@ async def serve(
     module globals). Raises OSError when mounting fails. Does not unmount: whoever wants the end
     unmounts (``mounting.unmount``), lazily if files may be open.
     """
-    handshake = Handshake(mount_fuse(mountpoint, fsname=fsname, read_ahead_kb=READ_AHEAD_KB))
-    loop.install(handshake)
+    handshake = Handshake(mount_fuse(mountpoint, fsname=fsname))
+    # Only after the handshake: the kernel sets its own default when it reads the answer to INIT.
+    loop.install(handshake, lambda: raise_read_ahead(mountpoint, READ_AHEAD_KB))
     pyfuse3.init(operations, f"/dev/fd/{handshake.session_fd}", set())
     try:
         # The kernel queues requests from the moment of mounting, so it answers from here on.

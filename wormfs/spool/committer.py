@@ -1,9 +1,9 @@
 """Brings sealed entries to the backend: each for ever, in the order in which they were closed.
 
-An entry is first tried by the thread that sealed it (one trip for the common case). If that fails, or others wait
-already, it joins the backlog. While the backend is unavailable one entry at a time asks whether it is back, with
-growing delay and jitter; after a success several go at once again. A failure that concerns one
-entry only (no room for it, refused) delays that entry alone.
+An entry is first tried by the thread that sealed it (one trip for the common case). If that fails, or
+others wait already, it joins the backlog. While the backend is unavailable one entry at a time asks
+whether it is back, with growing delay and jitter; after a success several go at once again. A failure
+that concerns one entry only (no room for it, refused) delays that entry alone.
 
 ``publish`` is the only place from which bytes become a name; it is called from threads.
 """
@@ -25,6 +25,8 @@ from wormfs.backends.base import Backend, Transfer
 from wormfs.clock import Clock
 from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable, WormfsError
 from wormfs.model import ROOT, DirectoryAttributes, Key, Record, parent_of, show
+from wormfs.oserrors import translating
+from wormfs.spool.digest import StreamingDigest
 from wormfs.spool.entry import Entry
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class Published(enum.Enum):
 
 
 class Conflict(WormfsError):
-    """The name holds other bytes, stored by somebody else."""
+    """These bytes must never get this name: it holds others, or they are not what was sealed."""
 
 
 class Committer:
@@ -154,10 +156,8 @@ class Committer:
         except WormfsError as error:
             self.failed(entry, error)
             return
-        except Exception as error:
-            # A bug in a driver must not cost a byte: keep the entry, show the bug, go on.
-            log.exception("%s: unforeseen failure while committing %s", self._backend.name, show(entry.key))
-            self.failed(entry, BackendFault(f"unforeseen failure: {error!r}"))
+        except Exception as error:  # noqa: BLE001 (logged there; a bug must not cost a byte)
+            self.failed(entry, self.unforeseen(entry, error))
             return
         finally:
             self._in_flight.discard(entry.id)
@@ -194,6 +194,12 @@ class Committer:
         )  # fmt: skip
         self.enqueue(entry)
 
+    def unforeseen(self, entry: Entry, error: Exception) -> BackendFault:
+        """A bug in a driver: shown once with its traceback; the entry is kept and tried again."""
+        name = self._backend.name
+        log.error("%s: unforeseen failure while committing %s", name, show(entry.key), exc_info=error)
+        return BackendFault(f"unforeseen failure: {error!r}", backend=name, key=entry.key)
+
     def publish(self, entry: Entry) -> Published:
         """Bring a sealed entry to the backend. Blocks; from a thread.
 
@@ -202,6 +208,7 @@ class Committer:
         """
         record = entry.record
         assert record is not None
+        self._compare(entry, record)
         try:
             self._publish_once(entry, record)
         except AlreadyExists:
@@ -215,6 +222,20 @@ class Committer:
             raise
         self._release(entry)
         return Published.OURS
+
+    def _compare(self, entry: Entry, record: Record) -> None:
+        """After a restart: are the bytes in the spool those that were sealed? Once per entry."""
+        if not entry.taken_up or entry.slot is None or not entry.slot.has_data:
+            return
+        with translating(self._backend.name, entry.key, "read the spool file again"):
+            try:
+                found = StreamingDigest().finish(entry.data_fd, record.size_bytes)
+            except EOFError:
+                found = ""
+        if found != record.sha256:
+            message = "the bytes in the spool are not those that were sealed (power loss?)"
+            raise Conflict(message, backend=self._backend.name, key=entry.key)
+        entry.taken_up = False
 
     def _publish_once(self, entry: Entry, record: Record) -> None:
         spooled = entry.spooled() if entry.slot is not None and entry.slot.has_data else None
@@ -274,5 +295,3 @@ class Committer:
         finally:
             reader.close()
         return digest.hexdigest() == record.sha256
-
-

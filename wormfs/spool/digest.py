@@ -18,7 +18,7 @@ AHEAD_BYTES = 4 << 20
 
 
 class StreamingDigest:
-    """Thread-safe: ``wrote`` and ``truncated`` from the event loop, ``absorb`` and ``finish`` from threads."""
+    """``wrote`` and ``truncated`` come from the event loop, ``absorb`` and ``finish`` from threads."""
 
     __slots__ = ("_frontier", "_hash", "_hashed", "_lock", "_running")
 
@@ -73,7 +73,10 @@ class StreamingDigest:
         return self._hashed
 
     def finish(self, fd: int, size: int) -> str:
-        """The digest, in hex, of the ``size`` bytes of the file. No write may happen meanwhile. Blocks."""
+        """The digest, in hex, of the ``size`` bytes of the file. No write may happen meanwhile. Blocks.
+
+        Raises EOFError when the file is shorter, OSError from the disk.
+        """
         with self._running:
             self._hash_up_to(fd, size)
             return self._hash.hexdigest()
@@ -98,6 +101,6 @@ class StreamingDigest:
         while at < end:
             count = os.preadv(fd, [buffer[: end - at]], at)
             if count == 0:
-                raise OSError(5, "the spool file is shorter than what was written to it")
+                raise EOFError("the spool file is shorter than what was written to it")
             state.update(buffer[:count])
             at += count

@@ -66,6 +66,8 @@ class Entry:
     reopened: bool = False
     """The one more open that an empty file has within ``empty_grace`` has been used."""
     settle_until_ns: int | None = None
+    taken_up: bool = False
+    """Left by an earlier daemon: its bytes are compared with their digest before they are published."""
     attempts: int = 0
     retry_at: float = 0.0
     """Monotonic seconds before which the committer leaves it alone."""

@@ -58,5 +58,5 @@ def live_entry(record: EntryRecord, slot: Slot) -> Entry:
         reopened=any(state is EntryState.SETTLING for state, _, _ in record.history[:-1]),
         settle_until_ns=record.settle_until_ns,
         closed_to_writes=True,
+        taken_up=True,
     )
-

@@ -11,18 +11,16 @@ spool file → fsync → journal says sealed → the name comes into being at th
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
-import wormfs
-from wormfs import durability, threads
-from wormfs.backends.base import Backend, Transfer
+from wormfs import threads
+from wormfs.backends.base import Backend
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
     AlreadyExists,
@@ -33,12 +31,14 @@ from wormfs.errors import (
     Unavailable,
     WormfsError,
 )
-from wormfs.model import Key, Record, parent_of, show
+from wormfs.model import Key, show
 from wormfs.oserrors import translated, translating
 from wormfs.spool.committer import Committer, Conflict, Published, RetryPolicy
 from wormfs.spool.entry import Entry, Writer
 from wormfs.spool.journal import payload_bound
+from wormfs.spool.reservations import Reservations
 from wormfs.spool.reserve import SpaceReserve
+from wormfs.spool.sealing import Sealer, abort_quietly
 from wormfs.spool.store import SpoolStore
 from wormfs.worm.lifecycle import EntryState
 
@@ -60,7 +60,7 @@ class SpoolOptions:
     settle_s: float = 0.0
     empty_grace_s: float = 60.0
     commit_timeout_s: float = 60.0
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,15 @@ class Spool:
         self._reserve = reserve
         self._clock = clock
         self._options = options
-        self._entries: dict[Key, Entry] = {}
-        self._below: dict[Key, dict[Key, Entry]] = {}
+        self._names = Reservations()
+        self._sealer = Sealer(backend.name, store, clock)
         self._limiter = threads.limiter(_THREADS)
         self._hashers = threads.limiter(max(1, os.cpu_count() or 1))
         self._settle_wake = trio.Event()
         self._refill_wake = trio.Event()
         self._nursery: trio.Nursery
         self.committer = Committer(
-            backend, clock, ended=self._ended, release=self._release, policy=options.retry
+            backend, clock, ended=self._ended, release=self._sealer.release, policy=options.retry
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -137,22 +137,28 @@ class Spool:
     async def _settled(self, entry: Entry) -> None:
         async with entry.closing:
             due = entry.settle_until_ns is not None and entry.settle_until_ns <= self._clock.now_ns()
-            if entry.state is EntryState.SETTLING and due:
-                try:
-                    await self._seal_and_commit(entry)
-                except WormfsError as error:
-                    name = self._backend.name
-                    log.error("%s: ALERT: cannot seal %s: %s", name, show(entry.key), error)
+            if entry.state is not EntryState.SETTLING or not due:
+                return
+            try:
+                await threads.run(self._sealer.seal, entry, limiter=self._limiter)
+            except Exception as error:  # noqa: BLE001 (logged there)
+                await self._not_sealed(entry, error)
+                return
+            self.committer.enqueue(entry)
 
     async def drain(self) -> None:
         """Returns when nothing sealed waits any more."""
         await self.committer.drained()
 
+    def end(self) -> None:
+        """After ``run`` was cancelled: end the threads. Blocks for what they still do."""
+        self._sealer.close()
+
     # Starting again
 
     def adopt(self, entry: Entry) -> None:
         """An entry that an earlier daemon left: settling or sealed. Before ``run``."""
-        self._add(entry)
+        self._names.add(entry)
         if entry.state is EntryState.SEALED:
             self.committer.enqueue(entry)
 
@@ -160,14 +166,14 @@ class Spool:
 
     def get(self, key: Key) -> Entry | None:
         """The live entry that stands for ``key`` on this host."""
-        return self._entries.get(key)
+        return self._names.get(key)
 
     def below(self, directory: Key) -> list[Entry]:
         """The live entries directly in ``directory``."""
-        return list(self._below.get(directory, {}).values())
+        return self._names.below(directory)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(list(self._entries.values()))
+        return iter(self._names)
 
     # Writing
 
@@ -178,7 +184,7 @@ class Spool:
         ``begin`` raises. Nothing is left behind on an error.
         """
         now = self._clock.now_ns()
-        taken = self._entries.get(key)
+        taken = self._names.get(key)
         if taken is not None:
             raise (Busy if taken.state is EntryState.WRITING else AlreadyExists)(
                 "somebody is writing this file", backend=self._backend.name, key=key
@@ -190,7 +196,7 @@ class Spool:
             atime_ns=now, mtime_ns=now, ctime_ns=now, created_at_ns=now, writer=writer,
         )  # fmt: skip
         entry.history.append((EntryState.WRITING, now, ""))
-        self._add(entry)
+        self._names.add(entry)
         try:
             if self._backend.traits.inline:
                 entry.transfer = self._backend.begin(key)
@@ -202,8 +208,8 @@ class Spool:
             self._fit_journal(entry)
             entry.slot.write(entry.journal())
         except BaseException:
-            self._remove(entry)
-            self._abandon(entry)
+            self._names.remove(entry.key)
+            self._sealer.abandon(entry)
             raise
         return entry
 
@@ -253,7 +259,7 @@ class Spool:
         if entry.slot is not None and entry.digest.worthwhile:
             try:
                 await threads.run(self._absorb, entry, os.dup(entry.data_fd), limiter=self._hashers)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (see below)
                 # The digest is computed again when the file is sealed; that is when it matters.
                 log.warning("%s: hashing ahead of %s failed: %r", self._backend.name, show(entry.key), error)
 
@@ -304,13 +310,7 @@ class Spool:
     async def sync_closed(self, entry: Entry) -> None:
         """The same, for a caller that holds ``entry.closing``."""
         if entry.slot is not None:
-            await threads.run(self._sync, entry, limiter=self._limiter)
-
-    def _sync(self, entry: Entry) -> None:
-        if entry.slot is not None:
-            with self._translating(entry, "sync the spool file"):
-                durability.sync_file(entry.data_fd)
-            entry.slot.write_durably(entry.journal())
+            await threads.run(self._sealer.sync, entry, limiter=self._limiter)
 
     # Changing what is not a record yet
 
@@ -335,20 +335,19 @@ class Spool:
         """Give an entry that is not a record yet another name that is not taken."""
         async with entry.closing:
             self._must_change(entry)
-            if key in self._entries:
+            if key in self._names:
                 raise AlreadyExists("the name is taken", backend=self._backend.name, key=key)
-            self._entries[key] = entry
+            self._names.add(entry, key)
             try:
                 transfer = await threads.run(self._backend.begin, key, limiter=self._limiter)
             except BaseException:
-                del self._entries[key]
+                self._names.remove(key)
                 raise
             old_transfer, entry.transfer = entry.transfer, transfer
-            self._remove(entry)
+            self._names.remove(entry.key)
             entry.key = key
-            self._add(entry)
             if old_transfer is not None:
-                await threads.run(self._abort_quietly, old_transfer, limiter=self._limiter)
+                await threads.run(abort_quietly, old_transfer, limiter=self._limiter)
             self._fit_journal(entry)
             await self._journal(entry)
 
@@ -370,107 +369,53 @@ class Spool:
         async with entry.closing:
             self._must_change(entry)
             entry.move(EntryState.DISCARDED, self._clock.now_ns())
-            await threads.run(self._abandon, entry, limiter=self._limiter)
+            await threads.run(self._sealer.abandon, entry, limiter=self._limiter)
             self._end(entry, None)
 
     # The end of writing
 
-    async def close(self, entry: Entry) -> Waiting | None:
-        """The last descriptor is closed and the writer did not fail: settle, or seal and commit.
+    async def close(self, entry: Entry, is_last: Callable[[], bool] | None = None) -> Waiting | None:
+        """No descriptor is left and the writer did not fail: settle, or seal and commit.
 
-        Returns None when the settle window has begun, durably; else what to await for the commit: it returns
-        when the backend holds the file, raises Unavailable after ``commit_timeout_s`` (the entry
-        then stays in the spool and is tried for ever), and AlreadyExists when somebody else
-        has won the name. Raises when the file could not be sealed. The caller holds ``entry.closing``.
+        ``is_last`` is asked first, in the same trip to a thread; if it says no, nothing happens.
+        Returns None when nothing is to be waited for: it was not the last close, or the settle window has
+        begun, durably. Else what to await: it returns when the backend holds the file, raises
+        Unavailable after ``commit_timeout_s`` (the entry then stays in the spool and is tried for
+        ever), and AlreadyExists when somebody else has won the name. Raises when the file could not
+        be sealed, or a write had failed. The caller holds ``entry.closing``.
         """
-        if entry.write_error is not None:
-            error = entry.write_error
-            await self.quarantine(entry, f"a write failed: {error}")
-            raise error
-        settle_s = self._settle_s(entry)
-        if settle_s > 0:
-            await threads.run(self._settle_durably, entry, settle_s, limiter=self._limiter)
-            self._settle_wake.set()
-            return None
         deadline = trio.current_time() + self._options.commit_timeout_s
-        await self._seal_and_commit(entry)
-        return lambda: self._committed(entry, deadline)
-
-    async def quarantine(self, entry: Entry, reason: str) -> None:
-        """Keep the bytes, never publish them, free the name. The caller holds ``entry.closing``."""
-        if entry.state.ended:
-            return
-        log.warning("%s: %s goes to quarantine: %s", self._backend.name, show(entry.key), reason)
-        await threads.run(self._quarantine, entry, reason, limiter=self._limiter)
-        self._end(entry, BackendFault(reason, backend=self._backend.name, key=entry.key))
-
-    def _quarantine(self, entry: Entry, reason: str) -> None:
-        entry.closed_to_writes = True
-        if entry.transfer is not None:
-            self._abort_quietly(entry.transfer)
-            entry.transfer = None
-        entry.last_error = reason
-        entry.move(EntryState.QUARANTINED, self._clock.now_ns(), reason)
-        slot, record = entry.slot, entry.journal()
-        assert slot is not None
-        if entry.size_bytes == 0:
-            # Nothing was accepted, so there is nothing to keep.
-            self._store.discard(slot)
-        else:
-            try:
-                self._store.quarantine(slot, record)
-            except WormfsError as error:
-                # Its name is free and nothing is published; the next start finishes the move.
-                log.error(
-                    "%s: ALERT: entry %s could not be moved to quarantine: %s",
-                    self._backend.name, entry.id, error,
-                )  # fmt: skip
-                slot.close_data()
-        entry.slot = None
-
-    def _settle_s(self, entry: Entry) -> float:
-        if entry.size_bytes == 0 and not entry.reopened:
-            return max(self._options.empty_grace_s, self._options.settle_s)
-        return self._options.settle_s
-
-    def _settle_durably(self, entry: Entry, settle_s: float) -> None:
-        with entry.content:
-            entry.closed_to_writes = True
-        now = self._clock.now_ns()
-        entry.settle_until_ns = now + int(settle_s * NS_PER_S)
-        with self._translating(entry, "sync the spool file"):
-            durability.sync_file(entry.data_fd)
-        entry.move(EntryState.SETTLING, now)
-        assert entry.slot is not None
-        entry.slot.write_durably(entry.journal())
-
-    async def _seal_and_commit(self, entry: Entry) -> None:
-        """Seal in a thread and, if nobody else waits, publish in the same trip."""
         publish = self.committer.may_publish_now()
         if publish:
             self.committer.enter(entry)
         try:
-            closed = await threads.run(self._seal_blocking, entry, publish, limiter=self._limiter)
+            closed = await threads.run(self._close, entry, is_last, publish, limiter=self._limiter)
         except Exception as error:
-            # Not sealed: the disk under the spool failed. Nobody was promised anything yet.
-            reason = error if isinstance(error, WormfsError) else BackendFault(f"cannot seal: {error!r}")
-            if not isinstance(error, WormfsError):
-                log.exception("%s: cannot seal %s", self._backend.name, show(entry.key))
-            if entry.state is EntryState.WRITING or entry.state is EntryState.SETTLING:
-                await self.quarantine(entry, f"it could not be made durable: {reason}")
-            raise reason from error
+            raise await self._not_sealed(entry, error) from error
         finally:
             if publish:
                 self.committer.leave(entry)
-        if closed.published is not None:
-            self.committer.succeeded(entry, closed.published)
-        elif closed.error is not None:
-            self.committer.failed(entry, closed.error)
-        else:
-            self.committer.enqueue(entry)
+        if closed is None:
+            return None
+        if entry.state is EntryState.SETTLING:
+            self._settle_wake.set()
+            return None
+        self._hand_over(entry, closed)
+        return lambda: self._committed(entry, deadline)
 
-    def _seal_blocking(self, entry: Entry, publish: bool) -> Closed:
-        self._seal(entry)
+    def _close(self, entry: Entry, is_last: Callable[[], bool] | None, publish: bool) -> Closed | None:
+        if is_last is not None and not is_last():
+            return None
+        if entry.write_error is not None:
+            raise entry.write_error
+        settle_s = self._settle_s(entry)
+        if settle_s > 0:
+            self._sealer.settle(entry, settle_s)
+            return Closed()
+        return self._seal_and_publish(entry, publish)
+
+    def _seal_and_publish(self, entry: Entry, publish: bool) -> Closed:
+        self._sealer.seal(entry)
         if not publish:
             return Closed()
         try:
@@ -479,40 +424,40 @@ class Spool:
             return Closed(published=conflict)
         except WormfsError as error:
             return Closed(error=error)
-        except Exception as error:
-            log.exception("%s: unforeseen failure at %s", self._backend.name, show(entry.key))
-            return Closed(error=BackendFault(f"unforeseen failure: {error!r}"))
+        except Exception as error:  # noqa: BLE001 (logged there; a bug in a driver must not cost a byte)
+            return Closed(error=self.committer.unforeseen(entry, error))
 
-    def _seal(self, entry: Entry) -> None:
-        """Fix content and name, durably. Blocks."""
-        with entry.content:
-            entry.closed_to_writes = True
-        with entry.sending:
-            # What was sent ahead may be out of date, or half sent: the committer begins again.
-            if entry.went_back and entry.transfer is not None:
-                self._abort_quietly(entry.transfer)
-                entry.transfer = None
-        assert entry.slot is not None
-        durability.step("spool.data-written")
-        with self._translating(entry, "seal the spool file"):
-            sha256 = entry.digest.finish(entry.data_fd, entry.size_bytes)
-            now = self._clock.now_ns()
-            entry.record = Record(
-                entry_id=entry.id,
-                sha256=sha256,
-                size_bytes=entry.size_bytes,
-                attributes=entry.attributes(),
-                committed_at_ns=now,
-                writer_uid=entry.writer.uid,
-                wormfs_version=wormfs.__version__,
-            )
-            if entry.transfer is not None:
-                entry.transfer.prepare(entry.spooled(), entry.record)
-            durability.sync_file(entry.data_fd)
-        durability.step("spool.data-synced")
-        entry.settle_until_ns = None
-        entry.move(EntryState.SEALED, now)
-        entry.slot.write_durably(entry.journal())
+    def _hand_over(self, entry: Entry, closed: Closed) -> None:
+        """On the event loop: a sealed entry has its end, or the committer goes on with it."""
+        if closed.published is not None:
+            self.committer.succeeded(entry, closed.published)
+        elif closed.error is not None:
+            self.committer.failed(entry, closed.error)
+        else:
+            self.committer.enqueue(entry)
+
+    async def _not_sealed(self, entry: Entry, error: Exception) -> WormfsError:
+        """A write failed earlier, or the disk under the spool does now. Nobody was promised anything."""
+        if isinstance(error, WormfsError):
+            reason: WormfsError = error
+        else:
+            log.error("%s: cannot seal %s", self._backend.name, show(entry.key), exc_info=error)
+            reason = BackendFault(f"it could not be sealed: {error!r}", key=entry.key)
+        await self.quarantine(entry, f"it could not be written and made durable: {reason}")
+        return reason
+
+    async def quarantine(self, entry: Entry, reason: str) -> None:
+        """Keep the bytes, never publish them, free the name. The caller holds ``entry.closing``."""
+        if entry.state.ended:
+            return
+        log.warning("%s: %s goes to quarantine: %s", self._backend.name, show(entry.key), reason)
+        await threads.run(self._sealer.quarantine, entry, reason, limiter=self._limiter)
+        self._end(entry, BackendFault(reason, backend=self._backend.name, key=entry.key))
+
+    def _settle_s(self, entry: Entry) -> float:
+        if entry.size_bytes == 0 and not entry.reopened:
+            return max(self._options.empty_grace_s, self._options.settle_s)
+        return self._options.settle_s
 
     async def _committed(self, entry: Entry, deadline: float) -> None:
         """Wait for the end of a sealed entry; raise what the closing program should see."""
@@ -530,54 +475,29 @@ class Spool:
 
     # Ends
 
-    def _release(self, entry: Entry) -> None:
-        """In the publishing thread: the backend holds it, the spool files go."""
-        slot = entry.slot
-        if slot is None:
-            return
-        entry.move(EntryState.COMMITTED, self._clock.now_ns())
-        slot.write(entry.journal())
-        entry.slot = None
-        self._store.release(slot)
-
     def _ended(self, entry: Entry, outcome: Published | Conflict) -> None:
         """On the event loop, told by the committer."""
         match outcome:
             case Published.OURS:
                 self._end(entry, None)
             case Published.IDENTICAL if entry.writer.exclusive:
-                self._release(entry)
+                self._sealer.release(entry)
                 self._end(entry, AlreadyExists("somebody else was first", key=entry.key))
             case Published.IDENTICAL:
                 log.info("%s: %s: the same bytes were there already", self._backend.name, show(entry.key))
-                self._release(entry)
+                self._sealer.release(entry)
                 self._end(entry, None)
             case Conflict() as conflict:
                 log.error("%s: ALERT: %s; ours go to quarantine", self._backend.name, conflict)
-                self._quarantine(entry, str(conflict))
+                self._sealer.quarantine(entry, str(conflict))
                 self._end(entry, AlreadyExists(str(conflict), key=entry.key))
 
     def _end(self, entry: Entry, outcome: WormfsError | None) -> None:
         entry.outcome = outcome
-        self._remove(entry)
+        self._names.remove(entry.key)
         entry.ended.set()
         if self._store.wants_refill:
             self._refill_wake.set()
-
-    def _abandon(self, entry: Entry) -> None:
-        """Whatever an entry has taken, given back. Blocks."""
-        entry.closed_to_writes = True
-        transfer, entry.transfer = entry.transfer, None
-        if transfer is not None:
-            self._abort_quietly(transfer)
-        slot, entry.slot = entry.slot, None
-        if slot is not None:
-            self._store.discard(slot)
-
-    @staticmethod
-    def _abort_quietly(transfer: Transfer) -> None:
-        with contextlib.suppress(WormfsError):
-            transfer.abort()
 
     # Small helpers
 
@@ -596,16 +516,3 @@ class Spool:
     async def _journal(self, entry: Entry) -> None:
         if entry.slot is not None:
             await threads.run(entry.slot.write_durably, entry.journal(), limiter=self._limiter)
-
-    def _add(self, entry: Entry) -> None:
-        self._entries[entry.key] = entry
-        self._below.setdefault(parent_of(entry.key), {})[entry.key] = entry
-
-    def _remove(self, entry: Entry) -> None:
-        self._entries.pop(entry.key, None)
-        directory = parent_of(entry.key)
-        siblings = self._below.get(directory)
-        if siblings is not None:
-            siblings.pop(entry.key, None)
-            if not siblings:
-                del self._below[directory]

@@ -59,7 +59,7 @@ def may_change_attributes(
     if size is not None:
         raise Sealed("the file is a record; its length is fixed")
     now, wanted = mode
-    if wanted is not None and wanted | WRITE_BITS != now | WRITE_BITS or (wanted or 0) & WRITE_BITS & ~now:
+    if (wanted is not None and wanted | WRITE_BITS != now | WRITE_BITS) or (wanted or 0) & WRITE_BITS & ~now:
         raise Sealed("the file is a record; its mode is fixed")
     for now, wanted in (uid, gid, *times):
         if wanted is not None and wanted != now:
