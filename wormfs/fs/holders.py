@@ -179,7 +179,7 @@ def _held_by_anybody(file: OpenFile, has_sockets: bool) -> bool | None:
             continue
         if found.holds:
             return True
-        in_flight = in_flight or any(_carries_descriptors(int(name), fd) for fd in found.sockets)
+        in_flight = in_flight or any(_descriptors_under_way(int(name), fd) for fd in found.sockets)
     return None if in_flight else False
 
 
@@ -216,7 +216,7 @@ def _children(pid: int) -> list[int]:
 class _Found:
     holds: bool
     sockets: tuple[str, ...] = ()
-    """Numbers of descriptors that are sockets."""
+    """Numbers of descriptors that are unix sockets."""
 
 
 def _look_at(pid: int, file: OpenFile) -> _Found:
@@ -229,7 +229,8 @@ def _look_at(pid: int, file: OpenFile) -> _Found:
             except FileNotFoundError:
                 continue
             if target.startswith("socket:"):
-                sockets.append(fd)
+                if _descriptors_under_way(pid, fd) is not None:
+                    sockets.append(fd)
             elif _may_be(target, file.name) and _inode_of(pid, fd) == file.inode:
                 return _Found(holds=True)
         if _maps(pid, file.inode):
@@ -263,13 +264,16 @@ def _maps(pid: int, inode: int) -> bool:
         return any(wanted in line for line in file)
 
 
-def _carries_descriptors(pid: int, fd: str) -> bool:
-    """Whether descriptors wait in a unix socket's queue ("scm_fds:" in fdinfo, since Linux 5.5)."""
+def _descriptors_under_way(pid: int, fd: str) -> int | None:
+    """How many descriptors wait in a unix socket's queue; ``None`` for sockets that can carry none.
+
+    ("scm_fds:" stands in fdinfo of unix sockets only, since Linux 5.5.)
+    """
     try:
         with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
             for line in file.read(4096).splitlines():
                 if line.startswith(b"scm_fds:"):
-                    return int(line[8:]) > 0
+                    return int(line[8:])
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return False
+        return None
+    return None

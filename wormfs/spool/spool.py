@@ -49,6 +49,8 @@ Waiting = Callable[[], Awaitable[None]]
 
 _REFILL_PAUSE_S = 5.0
 _SETTLE_LOOK_S = 30.0
+_ORDINARY_KEY_BYTES = 256
+"""Without attributes, the journal of a name up to this long fits every record file; a test holds it."""
 _THREADS = 32
 """Closes that can be sealed at once; the disk under the spool is the same for all."""
 
@@ -510,7 +512,8 @@ class Spool:
 
     def _fit_journal(self, entry: Entry) -> None:
         """Take the room for all that the journal may ever have to say of this entry, now."""
-        if entry.slot is not None:
+        ordinary = len(entry.key) <= _ORDINARY_KEY_BYTES and not entry.xattrs
+        if entry.slot is not None and not ordinary:
             entry.slot.ensure_capacity(payload_bound(entry.journal()))
 
     async def _journal(self, entry: Entry) -> None:
