@@ -6,6 +6,7 @@ All timed work is done by the C programs (and cp and ls); all values that are co
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -22,6 +23,7 @@ MIB = 1 << 20
 SMALL_BYTES = 4096
 _BLOCKS = {"8k": 8192, "1m": MIB}
 _BLOCK_NAMES = {"8k": "8 KiB", "1m": "1 MiB"}
+_SHELL_PROGRAM = Path(__file__).resolve().parent / "durable.sh"
 _PRIMING_FILES = 20
 _SPARE_FILES = 1000
 
@@ -279,6 +281,33 @@ class DurableFiles(Item):
             )
 
 
+class DurableByShell(DurableFiles):
+    """The same by a shell program on both sides: what a script of an administrator would see."""
+
+    def __init__(self, writers: int) -> None:
+        super().__init__(writers)
+        self.name = f"durable-sh-{writers}"
+        who = f"the same by a shell program, {writers} writer{'s' if writers > 1 else ''}"
+        self.lines = [Line(f"{self.name}.rate", who, "files/s")]
+
+    def measure(self, bench: Bench, target: Target) -> dict[str, float]:
+        way = "link" if target.name == "raw" else "close"
+        each = max(1, bench.sizes.durable_files // 4 // self._writers)
+        timed = self.here(target) / "timed"
+        bench.runner.call(["mkdir", timed], target.kill)
+        command: list[str | Path] = [
+            _SHELL_PROGRAM,
+            way,
+            timed,
+            str(self._writers),
+            str(each),
+            str(SMALL_BYTES),
+        ]
+        took = json.loads(bench.runner.call(command, target.kill))
+        self._prove_committed(target, self._writers * each)
+        return {f"{self.name}.rate": took["files"] / took["seconds"]}
+
+
 class WorkerMemory(Item):
     """Many large files written at once; the peak of the process that serves them."""
 
@@ -363,5 +392,6 @@ def all_items(sizes: Sizes) -> list[Item]:
     if os.geteuid() == 0:
         items.append(SequentialRead("1m", "cold"))
     items += [SmallCopy(), StatNames(), ListNames(sizes.list_names)]
-    items += [DurableFiles(1), DurableFiles(8), WorkerMemory(sizes.memory_bytes)]
+    items += [DurableFiles(1), DurableFiles(8), DurableByShell(1), DurableByShell(8)]
+    items += [WorkerMemory(sizes.memory_bytes)]
     return items

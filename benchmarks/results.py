@@ -120,6 +120,8 @@ _FIXED_GOALS = (
     Goal("durable small files, 1 writer (issue 2)", "durable-1.rate", _RAW, 0.6),
     Goal("durable small files, 1 writer (issue 3)", "durable-1.rate", _RAW, 0.7),
     Goal("durable small files, 8 writers (issue 3)", "durable-8.rate", _RAW, 0.7),
+    Goal("durable small files, 1 writer, by a shell program on both sides", "durable-sh-1.rate", _RAW, 0.7),
+    Goal("durable small files, 8 writers, by a shell program on both sides", "durable-sh-8.rate", _RAW, 0.7),
     Goal("peak memory of the worker, 16 writers, MiB", "memory.peak", None, 120.0),
     Goal("growth of the worker under ls -f and ls -l, MiB", "ls.growth", None, 64.0),
 )

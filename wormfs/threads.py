@@ -8,6 +8,7 @@ becomes of the work that goes on.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
@@ -52,6 +53,32 @@ def from_thread(function: Callable[[*Arguments], Result], *arguments: *Arguments
     Raises what ``function`` raises, and ``trio.RunFinishedError`` when the loop has ended.
     """
     return trio.from_thread.run_sync(function, *arguments)
+
+
+def check_cancelled() -> None:
+    """In a thread that ``run`` started: raise trio.Cancelled when its caller has been cancelled.
+
+    For long work without consequences that need not be finished then.
+    """
+    trio.from_thread.check_cancelled()
+
+
+def within(timeout_s: float, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    """Call ``function`` in a thread of its own and wait for it ``timeout_s`` seconds. Blocks.
+
+    Raises TimeoutError when it takes longer (it is then left alone, and does not keep the process
+    from ending), and whatever ``function`` raises.
+    """
+    outcome: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001 (handed to whoever waits)
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="within", daemon=True).start()
+    return outcome.result(timeout_s)
 
 
 def limiter(at_once: int) -> trio.CapacityLimiter:

@@ -7,15 +7,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.daemon import Daemon, daemons, environment
 from tests.support.tools import Place
 
-__all__ = ["daemons", "fresh_daemon", "place", "place_in", "shared"]
+__all__ = ["daemons", "fresh_daemon", "module_daemon", "place", "place_in", "shared"]
 
 PlaceIn = Callable[[str], Place]
 
@@ -32,25 +34,34 @@ class Detached(Daemon):
     """
 
     def start(self, *, wait: bool = True, **variables: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "wormfs", "mount", "--config", str(self.config), "--daemon"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=40,
-            cwd=self.base,
-            env=environment(self.base) | variables,
-        )
-        assert not wait or done.returncode == 0, done.stderr
-
-    def log_text(self) -> str:
-        return (self.state_directory / "wormfs.log").read_text()
+        command = [sys.executable, "-m", "wormfs", "mount", "--config", str(self.config)]
+        with self.log.open("ab") as log:
+            subprocess.run(
+                ["setsid", "--fork", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.base,
+                env=environment(self.base) | variables,
+                check=True,
+            )
+        if wait:
+            self.wait_mounted(*yaml.safe_load(self.config.read_text())["backends"])
 
 
 @pytest.fixture
 def fresh_daemon() -> Iterator[Callable[..., Daemon]]:
     """Makes daemons of one test's own, not started yet, in directories that every user may enter."""
+    yield from _factory()
+
+
+@pytest.fixture(scope="module")
+def module_daemon() -> Iterator[Callable[..., Daemon]]:
+    """The same for all tests of a module."""
+    yield from _factory()
+
+
+def _factory() -> Iterator[Callable[..., Daemon]]:
     made: list[Daemon] = []
 
     def make(**backends: dict[str, object]) -> Daemon:
@@ -88,8 +99,9 @@ def shared() -> Iterator[Daemon]:
 @pytest.fixture
 def place_in(shared: Daemon, request: pytest.FixtureRequest) -> PlaceIn:
     """Makes a directory of the test's own in a backend."""
-    path, _, test = request.node.nodeid.partition("::")
-    name = re.sub(r"\W+", "-", f"{Path(path).stem}-{test}")[:80]
+    identity = request.node.nodeid
+    number = zlib.crc32(identity.encode("utf-8", "backslashreplace"))
+    name = re.sub(r"\W+", "-", identity.rpartition("::")[2])[:60] + f"-{number:08x}"
     return lambda backend: Place(shared, backend, name).make()
 
 

@@ -654,16 +654,13 @@ def test_embedded_needs_no_settings(daemons: Daemons) -> None:
     assert daemon.wormfs("umount", "mnt").returncode == 0
 
 
-def test_the_foreground_prints_what_to_try(daemons: Daemons) -> None:
+def test_the_foreground_prints_what_is_mounted(daemons: Daemons) -> None:
     daemon = daemons()
     daemon.start()
-    daemon.wait_for(lambda: "df -h" in daemon.log_text(), "it greets")
-    assert f"{daemon.mountpoint}/archive: mounted (local)" in daemon.log_text()
-    tries = [line.strip() for line in daemon.log_text().splitlines() if line.startswith("  ")]
-    codes = [subprocess.run(line, shell=True, capture_output=True, check=False).returncode for line in tries]
-    assert len(codes) == 3
-    assert (codes[0], codes[2]) == (0, 0)
-    assert codes[1] != 0, "the second one is refused, as it says"
+    line = f"{daemon.mountpoint}/archive: mounted (local)"
+    daemon.wait_for(lambda: line in daemon.log_text(), "it greets")
+    # tests/docs runs what --embedded invites to; nobody is invited to store something in a real archive.
+    assert "Try" not in daemon.log_text()
 
 
 def test_secrets_and_settings_are_in_no_process_list(daemons: Daemons) -> None:

@@ -37,7 +37,7 @@ from wormfs.worm.lifecycle import EntryState
 T = TypeVar("T")
 
 INSTANCE_ID = "0123456789abcdef"
-QUIET_S = 30.0
+QUIET_S = 15.0
 """Real seconds after which a host that should have come to rest fails its test."""
 START_NS = 1_700_000_000 * NS_PER_S
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,7 +28,7 @@ EXIT_INCOMPLETE = 3
 @click.option(
     "--embedded",
     is_flag=True,
-    help="Needs no settings file: one backend 'archive' in ./var, mounted at ./mnt.",
+    help="To try it out, without a settings file: one backend 'archive' in ./var, mounted at ./mnt.",
 )
 @click.pass_context
 def mount(context: click.Context, config_path: str, in_background: bool, embedded: bool) -> int:
@@ -58,10 +61,18 @@ def mount(context: click.Context, config_path: str, in_background: bool, embedde
         settings = _embedded()
     else:
         settings = load_settings(config_path)
+
+    def greet(missing: dict[str, str]) -> None:
+        # Whoever reads this may go away (head, less); the mount stays.
+        with suppress(BrokenPipeError):
+            _show_mounted(settings, missing)
+            if embedded and not missing:
+                _show_what_to_try(settings)
+
     try:
         if in_background:
             return _report_started(settings, launch.run_in_background(settings))
-        return launch.run_here(settings, lambda missing: _greet(settings, missing))
+        return launch.run_here(settings, greet)
     except CannotStart as error:
         click.echo(f"wormfs: {error}", err=True)
         return EXIT_REFUSED
@@ -95,18 +106,28 @@ def _report_started(settings: Settings, started: Started) -> int:
     return 0
 
 
-def _greet(settings: Settings, missing: dict[str, str]) -> None:
-    """What is mounted, and three commands to try."""
-    mountpoint = settings.mountpoint
+def _show_mounted(settings: Settings, missing: dict[str, str]) -> None:
     for name, backend in settings.backends.items():
         what = f"not mounted yet: {missing[name]}" if name in missing else f"mounted ({backend.type})"
-        click.echo(f"{mountpoint / name}: {what}")
-    ready = [name for name in settings.backends if name not in missing]
-    if not ready:
-        return
-    place = mountpoint / ready[0]
-    file = shlex.quote(str(place / "hostname"))
-    click.echo("Try:")
+        click.echo(f"{settings.mountpoint / name}: {what}")
+
+
+def _show_what_to_try(settings: Settings) -> None:
+    """Three commands. Not for a real archive: what they store there could not be taken away again."""
+    from wormfs.config import LocalSettings
+
+    [backend] = settings.backends.values()
+    assert isinstance(backend, LocalSettings), "what --embedded makes"
+    place = settings.mountpoint / backend.name
+    file = shlex.quote(str(place / _free_name(backend.path)))
+    click.echo("Try in another terminal:")
     click.echo(f"  cp /etc/hostname {file}")
     click.echo(f"  echo changed > {file}    # refused: what is there stays as it is")
     click.echo(f"  df -h {shlex.quote(str(place))}")
+    click.echo(f"Ctrl-C here unmounts. The files stay in {backend.path}")
+
+
+def _free_name(directory: Path) -> str:
+    """A name that an earlier run has not taken for good. Not asked through the mount: we are its daemon."""
+    names = itertools.chain(["hostname"], (f"hostname-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(directory / name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,4 +48,7 @@ def load_settings(path: str) -> Settings:
     try:
         return load(path)
     except SettingsError as error:
+        if not os.path.lexists(path):
+            hint = "wormfs: name your settings with --config or WORMFS_CONFIG; config.example.yaml shows how"
+            raise SettingsFailure(SettingsError(f"{error}\n{hint}")) from error
         raise SettingsFailure(error) from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from wormfs.cli.options import config_option, json_option, load_settings
+from wormfs.cli.output import age_text, console, plain, size_text
 
 _ANSWER_S = 5.0
 _READY = "ready"
@@ -17,9 +19,10 @@ _READY = "ready"
 @config_option
 @json_option
 def status(config_path: str, as_json: bool) -> int:
-    """Show how each backend is: mounted or not and why, room, files on their way.
+    """Show how each backend is: mounted or not and why, room, files on their way, quarantine.
 
-    Exits 0 if every backend is mounted, 3 if some are not, 1 if no daemon runs.
+    'wormfs spool list' shows the files one by one. Exits 0 if every backend is mounted, 3 if some are not,
+    1 if no daemon runs.
 
     \b
     Example:
@@ -37,41 +40,49 @@ def status(config_path: str, as_json: bool) -> int:
 
 
 def _print_table(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    console.print(Text(f"{found['mountpoint']}, daemon {found['pid']}"))
-    table = Table("Backend", "State", "Worker", "Free", "Total", "Spool", "Reason")
+    screen = console()
+    screen.print(f"{plain(found['mountpoint'])}, daemon {found['pid']}", soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("Backend", overflow="fold")
+    table.add_column("State", no_wrap=True)
+    table.add_column("Free of total", no_wrap=True)
+    table.add_column("Spool")
     for name, backend in found["backends"].items():
-        space = backend["space"] or {}
         table.add_row(
             Text(name),
             Text(backend["state"], "green" if backend["state"] == _READY else "bold red"),
-            Text(str(backend["pid"] or "-")),
-            Text(_size(space.get("free_bytes"))),
-            Text(_size(space.get("total_bytes"))),
-            Text(_spool(backend["spool"])),
-            Text(backend["reason"]),
+            Text(_space(backend["space"] or {})),
+            Text("\n".join(_spool(backend["spool"]))),
         )
-    console.print(table)
+    screen.print(table)
+    # Below the table: a reason may be long, and scripts cut tables but grep lines.
+    for name, backend in found["backends"].items():
+        if backend["reason"]:
+            screen.print(f"{name}: {plain(backend['reason'])}", soft_wrap=True)
+        spool = backend["spool"] or {}
+        if spool.get("waiting") and spool.get("last_error"):
+            screen.print(f"{name}: last error: {plain(spool['last_error'])}", soft_wrap=True)
 
 
-def _spool(spool: dict[str, Any] | None) -> str:
-    """Entries by state; what else the spool says is for ``--json``."""
+def _space(space: dict[str, Any]) -> str:
+    free, total = space.get("free_bytes"), space.get("total_bytes")
+    return "unknown" if free is None and total is None else f"{size_text(free)} of {size_text(total)}"
+
+
+def _spool(spool: dict[str, Any] | None) -> Iterator[str]:
+    """Entries by state, what waits longest, and what is in quarantine, a line each."""
     if spool is None:
-        return "unknown"
-    counts = spool.get("entries", {})
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty"
-
-
-def _size(size_bytes: int | None) -> str:
-    if size_bytes is None:
-        return "unknown"
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if size < 1024 or unit == "PiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        yield "unknown"
+        return
+    counts = [f"{count} {state}" for state, count in sorted(spool["entries"].items()) if count]
+    yield ", ".join([*counts, size_text(spool["bytes"])]) if counts else "empty"
+    if spool["oldest_s"] is not None:
+        yield f"oldest waits {age_text(spool['oldest_s'])}"
+    quarantine = spool.get("quarantine")
+    if quarantine is None:
+        yield "quarantine unknown"
+    elif quarantine["entries"]:
+        yield f"quarantine {quarantine['entries']}, {size_text(quarantine['bytes'])}"

@@ -97,8 +97,10 @@ class Commands:
         timeout_s = min(_seconds(message, _FORWARD_S), _LONGEST_FORWARD_S)
         try:
             return {"ok": True, "reply": await worker.request(request, timeout_s=timeout_s)}
-        except (NoAnswer, RequestFailed) as error:
+        except NoAnswer as error:
             return {"ok": False, "error": f"{worker.name}: {error}"}
+        except RequestFailed as error:
+            return {"ok": False, "error": str(error)}
 
     # -- stop
 

@@ -37,10 +37,19 @@ def open_stack(
     Args:
         spool_directory: for drivers that leave the choice; made when it is missing.
     """
-    directory = backend.spool_directory(instance_id) or spool_directory
-    if settings.spool is not None:
-        directory = os.fspath(settings.spool)
+    directory = locate_spool(backend, settings, spool_directory, instance_id)
     return Stack(backend, stack_options(settings), directory, clock)
+
+
+def locate_spool(backend: Backend, settings: BackendSettings, otherwise: str, instance_id: str) -> str:
+    """Where the spool of a backend lies; the backend need not be started. Contacts nobody.
+
+    Args:
+        otherwise: for drivers that leave the choice.
+    """
+    if settings.spool is not None:
+        return os.fspath(settings.spool)
+    return backend.spool_directory(instance_id) or otherwise
 
 
 def stack_options(settings: BackendSettings) -> StackOptions:

@@ -18,6 +18,7 @@ _FILE_MODE = 0o600
 
 LOG_NAME = "wormfs.log"
 CONTROL_NAME = "control.sock"
+INSTANCE_NAME = "instance-id"
 
 
 class StateDirectory:
@@ -58,23 +59,41 @@ class StateDirectory:
         Durable before it is returned: a spool under an id that is forgotten would be lost.
         Raises CannotStart when the file does not hold an id.
         """
-        path = self.path / "instance-id"
-        try:
-            text = path.read_text(encoding="ascii").strip()
-        except FileNotFoundError:
-            text = secrets.token_hex(8)
-            durability.write_file_durably(os.fspath(path), (text + "\n").encode(), mode=_FILE_MODE)
-            durability.sync_directory_path(os.fspath(self.path.parent))
-        except (OSError, UnicodeDecodeError) as error:
-            raise CannotStart(f"{path} cannot be read: {error}") from error
-        if not _INSTANCE_ID.fullmatch(text):
-            raise CannotStart(f"{path} does not hold 16 hex digits; restore it, or the spools are not found")
-        return text
+        known = read_instance_id(self.path)
+        if known is not None:
+            return known
+        made = secrets.token_hex(8)
+        path = os.fspath(self.path / INSTANCE_NAME)
+        durability.write_file_durably(path, (made + "\n").encode(), mode=_FILE_MODE)
+        durability.sync_directory_path(os.fspath(self.path.parent))
+        return made
 
     def spool_directory(self, backend: str) -> Path:
         """Where the spool of a backend lies whose driver has no place of its own."""
-        return self.path / "spool" / backend
+        return spool_directory(self.path, backend)
 
     def close(self) -> None:
         """Release the lock."""
         os.close(self._lock_fd)
+
+
+def read_instance_id(path: Path) -> str | None:
+    """The instance id kept in the state directory ``path``; ``None`` when no daemon was ever started with it.
+
+    Needs no lock. Raises CannotStart when it cannot be read or the file does not hold an id.
+    """
+    file = path / INSTANCE_NAME
+    try:
+        text = file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CannotStart(f"{file} cannot be read: {error}") from error
+    if not _INSTANCE_ID.fullmatch(text):
+        raise CannotStart(f"{file} does not hold 16 hex digits; restore it, or the spools are not found")
+    return text
+
+
+def spool_directory(path: Path, backend: str) -> Path:
+    """Where, below the state directory ``path``, the spool of a backend lies that has no place of its own."""
+    return path / "spool" / backend

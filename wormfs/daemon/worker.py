@@ -27,12 +27,14 @@ from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
 from wormfs.daemon.messages import Message, ProtocolError
 from wormfs.daemon.orders import Orders, receive
+from wormfs.daemon.spoolrequests import SpoolRequests
 from wormfs.daemon.workers import space_to_message
 from wormfs.errors import SettingsError, Unavailable, WormfsError
 from wormfs.fs.stack import Stack
 from wormfs.fuse import session
 from wormfs.fuse.operations import WormOperations
 from wormfs.model import Space
+from wormfs.spool.administration import Administration
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Worker:
         self._deadline = float("inf")
         self._phase = "starting"
         self._stack: Stack | None = None
+        self._requests: SpoolRequests | None = None
         self._space: Space | None = None
 
     async def run(self) -> None:
@@ -99,7 +102,7 @@ class Worker:
 
     async def _answer(self, message: Message) -> None:
         try:
-            reply: Message = {"reply": self._handle(message.get("request") or {})}
+            reply: Message = {"reply": await self._handle(message.get("request") or {})}
         except WormfsError as error:
             reply = {"error": str(error)}
         except Exception as error:
@@ -108,17 +111,29 @@ class Worker:
         with suppress(NoAnswer):
             self._channel.send({"id": message.get("id"), **reply})
 
-    def _handle(self, request: Message) -> Message:
+    async def _handle(self, request: Message) -> Message:
         match request.get("op"):
             case "status":
-                spool = dict(self._stack.status()) if self._stack is not None else None
                 space = space_to_message(self._space) if self._space is not None else None
-                return {"phase": self._phase, "spool": spool, "space": space}
+                return {"phase": self._phase, "spool": await self._spool_status(), "space": space}
             case "stop":
                 self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
                 return {}
+            case str(name) if name.startswith("spool."):
+                if self._requests is None:
+                    why = (
+                        "it is not mounted now ('wormfs status' says why); what is sealed is tried when it is"
+                    )
+                    raise Unavailable(why, backend=self._orders.backend)
+                return await self._requests.answer(request)
             case other:
                 raise SettingsError(f"the worker knows no request {other!r}")
+
+    async def _spool_status(self) -> Message | None:
+        if self._stack is None or self._requests is None:
+            return None
+        spool = dict(self._stack.status())
+        return {**spool, "quarantine": await self._requests.quarantine()}
 
     def _tell(self, event: str, **facts: object) -> None:
         with suppress(NoAnswer):  # the supervisor is gone: the listener will notice
@@ -203,16 +218,20 @@ class Worker:
                     await threads.run(stack.store.close)
                 return error
             self._stack = stack
+            requests = SpoolRequests(Administration(backend, stack.spool, stack.store, SystemClock()))
+            self._requests = requests
             try:
                 failure = await self._serve(stack)
                 if failure is None:
                     self._stop("it was unmounted", self._orders.stop_timeout_s)
                 self._phase = "draining"
+                # Before the store is closed: nobody may work on it afterwards.
+                await requests.aclose()
                 left_s = min(self._left_s(), self._orders.stop_timeout_s)
                 await stack.stop(max(left_s, _SHORTEST_DRAIN_S))
                 self._tell_unfinished(stack)
             finally:
-                self._stack = None
+                self._stack = self._requests = None
             nursery.cancel_scope.cancel()
         return failure
 

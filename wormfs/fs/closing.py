@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import assert_never
 
+from wormfs import threads
 from wormfs.errors import WormfsError
 from wormfs.fs import holders
 from wormfs.fs.handles import WriteHandle
@@ -74,7 +75,7 @@ class Closing:
         async with entry.closing:
             if entry.state is not EntryState.WRITING or entry.writer is not writer:
                 return
-            reason = writer.failed or holders.ended_badly(writer.pid, writer.opened_boot_s)
+            reason = writer.failed or await threads.run(holders.ended_badly, writer.pid, writer.opened_boot_s)
             if reason is not None:
                 await self._spool.quarantine(entry, reason)
                 return
@@ -92,5 +93,6 @@ class Closing:
                 inode=handle.inode,
                 name=name_of(handle.entry.key),
                 shared_before=handle.writer.shared_before,
+                mappable=handle.writer.mappable,
             )
         )

@@ -9,6 +9,7 @@ docs/semantics.md says what each operation promises.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,8 @@ from wormfs.worm import rules
 from wormfs.worm.lifecycle import EntryState
 
 _T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,9 @@ class FileSystem:
     async def lookup(self, parent: int, name: bytes) -> Attributes:
         """Find a name; the kernel then holds one reference to the answer's inode."""
         if name in (b".", b".."):
-            return await self._lookup_dot(parent, name)
+            found = await self._lookup_dot(parent, name)
+            self._inodes.remember_again(found.inode)
+            return found
         if len(name) > names.MAX_NAME_BYTES:
             names.new_key(self._backend, ROOT, name)
         if names.hidden(name):
@@ -141,14 +146,23 @@ class FileSystem:
             return attributes.of_entry(inode, substitute)
         raise NotFound("the file has been removed", backend=self._backend.name)
 
-    async def setattr(self, inode: int, change: AttributeChange) -> Attributes:
-        """chmod, chown, utimens, truncate."""
+    async def setattr(
+        self, inode: int, change: AttributeChange, path_caller: Caller | None = None
+    ) -> Attributes:
+        """chmod, chown, utimens, truncate.
+
+        ``path_caller``: who asks by name, not through a handle of its own.
+        """
         node = self._inodes.node(inode)
         if isinstance(node.detached, Entry):
             return attributes.of_entry(inode, node.detached)
         key = self._inodes.key(inode)
         entry = self._spool.get(key)
         if entry is not None:
+            if path_caller is not None and change.size_bytes is not None:
+                rules.may_truncate_entry(
+                    entry.state, same_process=same_process(path_caller.pid, entry.writer.pid)
+                )
             await self._change_entry(entry, change)
             return attributes.of_entry(inode, entry)
         info = await self._ask(self._backend.stat, key)
@@ -208,7 +222,7 @@ class FileSystem:
         directory = self._inodes.key(parent)
         key = names.new_key(self._backend, directory, name)
         gid = await self._group_for(directory, caller)
-        writer = self._writer(caller, exclusive=bool(flags & os.O_EXCL))
+        writer = self._writer(caller, flags, exclusive=bool(flags & os.O_EXCL))
         try:
             entry = await self._spool.create(
                 key, mode=stat.S_IMODE(mode) & ~caller.umask, uid=caller.uid, gid=gid, writer=writer
@@ -223,8 +237,14 @@ class FileSystem:
         handle = self._handles.add(WriteHandle(entry, inode, writer))
         return Opened(handle, keep_cache=True), attributes.of_entry(inode, entry)
 
-    def _writer(self, caller: Caller, *, exclusive: bool) -> Writer:
-        return Writer(uid=caller.uid, pid=caller.pid, opened_boot_s=self._clock.boot_s(), exclusive=exclusive)
+    def _writer(self, caller: Caller, flags: int, *, exclusive: bool) -> Writer:
+        return Writer(
+            uid=caller.uid,
+            pid=caller.pid,
+            opened_boot_s=self._clock.boot_s(),
+            exclusive=exclusive,
+            mappable=flags & os.O_ACCMODE == os.O_RDWR,
+        )
 
     async def _group_for(self, directory: Key, caller: Caller) -> int:
         """A directory with the setgid bit hands its group down (inode(7))."""
@@ -242,7 +262,11 @@ class FileSystem:
                 async with entry.closing:
                     pass
         if entry is not None and not entry.state.ended:
-            return await self._open_entry(inode, entry, flags, caller)
+            opened = await self._open_entry(inode, entry, flags, caller)
+            if opened is not None:
+                return opened
+        if node.detached is not None:
+            raise NotFound("the file has been removed; its name may be that of another one now", key=key)
         rules.may_open_record(flags)
         info = await self._ask(self._backend.stat, key)
         reader = await self._ask(self._backend.open, info)
@@ -252,7 +276,8 @@ class FileSystem:
         node.content = content
         return Opened(self._handles.add(ReadHandle(reader)), keep_cache)
 
-    async def _open_entry(self, inode: int, entry: Entry, flags: int, caller: Caller) -> Opened:
+    async def _open_entry(self, inode: int, entry: Entry, flags: int, caller: Caller) -> Opened | None:
+        """``None``: it is at the backend since a moment ago."""
         reopenable = entry.size_bytes > 0 or not entry.reopened
         rules.may_open_entry(
             entry.state,
@@ -261,12 +286,20 @@ class FileSystem:
             reopenable=reopenable,
         )
         if not rules.wants_to_write(flags):
-            fd = os.dup(entry.data_fd)
+            fd = entry.duplicate_data()
+            if fd is None:
+                return None
             return Opened(self._handles.add(SpoolReadHandle(fd)), keep_cache=not entry.state.changeable)
-        writer = self._writer(caller, exclusive=False)
+        writer = self._writer(caller, flags, exclusive=False)
         await self._spool.reopen(entry, writer)
         if flags & os.O_TRUNC:
-            self._spool.truncate(entry, 0)
+            try:
+                self._spool.truncate(entry, 0)
+            except WormfsError as error:
+                # No handle is given out, so no close would ever end it.
+                async with entry.closing:
+                    await self._spool.quarantine(entry, f"it could not be emptied: {error}")
+                raise
         return Opened(self._handles.add(WriteHandle(entry, inode, writer)), keep_cache=False)
 
     async def read(self, number: int, offset: int, size: int) -> bytes:
@@ -285,10 +318,15 @@ class FileSystem:
 
     async def _read_back(self, handle: WriteHandle, offset: int, size: int) -> bytes:
         """The creator reads what it has written, before or after the commit."""
-        if handle.entry.slot is not None:
-            return os.pread(handle.entry.data_fd, size, offset)
+        entry = handle.entry
+        data = entry.read_data(offset, size)
+        if data is not None:
+            return data
+        if entry.state in (EntryState.DISCARDED, EntryState.QUARANTINED):
+            # Its name may be that of another file by now.
+            raise entry.outcome or NotFound("the file has been removed", key=entry.key)
         if handle.read_back is None:
-            info = await self._ask(self._backend.stat, handle.entry.key)
+            info = await self._ask(self._backend.stat, entry.key)
             handle.read_back = await self._ask(self._backend.open, info)
         return await threads.run(handle.read_back.read, offset, size, limiter=self._threads)
 
@@ -334,7 +372,10 @@ class FileSystem:
         Not for a connection that was aborted while files are open: these were never finished.
         """
         for number in self._handles.numbers():
-            await self.release(number)
+            try:
+                await self.release(number)
+            except Exception:  # one file that cannot be finished must not cost the others theirs
+                log.exception("%s: a file could not be finished after the unmount", self._backend.name)
 
     # Directories
 
@@ -352,12 +393,18 @@ class FileSystem:
         handle = self._handles.directory(number)
         if position < _DOTS:
             return await self._dots(handle.inode, position)
-        after = position - _DOTS
-        if self._inline or handle.listing.ready(after):
-            items = handle.listing.fetch(after)
-        else:
-            items = await threads.run(handle.listing.fetch, after, limiter=self._threads)
-        return list(self._listed(handle.inode, items, position))
+        while items := await self._fetch(handle.listing, position - _DOTS):
+            listed = list(self._listed(handle.inode, items, position))
+            if listed:
+                return listed
+            # All of these are gone meanwhile; an empty answer would end the directory here.
+            position += len(items)
+        return []
+
+    async def _fetch(self, listing: Listing, after: int) -> list[Item]:
+        if self._inline or listing.ready(after):
+            return listing.fetch(after)
+        return await threads.run(listing.fetch, after, limiter=self._threads)
 
     async def _dots(self, inode: int, position: int) -> list[ListedName]:
         dots = []
@@ -503,6 +550,8 @@ class FileSystem:
     ) -> None:
         xattrs.must_be_user(name)
         key = self._inodes.key(inode)
+        if self._inodes.node(inode).detached is not None:
+            raise NotFound("the file has been removed; its name may be that of another one now", key=key)
         entry = self._spool.get(key)
         if entry is None:
             info = await self._ask(self._backend.stat, key)

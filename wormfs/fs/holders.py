@@ -28,10 +28,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+from wormfs import threads
+
 _PF_EXITING: Final = 0x4
 _MAX_DESCENDANTS: Final = 4096
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _START_TOLERANCE_S: Final = 1.0
+_PATIENCE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +78,21 @@ class OpenFile:
     """Last component now, a quick filter before descriptors are looked at closely."""
     shared_before: bool
     """A FLUSH has been seen that was not the last."""
+    mappable: bool
+    """Opened for reading and writing: only then can a mapping change it (mmap(2), EACCES)."""
 
 
 def inspect(file: OpenFile) -> Verdict:
     """Tell what the FLUSH that is being handled means."""
     if file.pid <= 0:
         return Unclear()
-    writer = _read_task(file.pid)
-    if writer is None or writer.started_boot_s > file.opened_boot_s + _START_TOLERANCE_S:
-        return Unclear()
     try:
+        writer = _read_task(file.pid)
+        if writer is None or writer.started_boot_s > file.opened_boot_s + _START_TOLERANCE_S:
+            return Unclear()
         held = _held_by_family(file)
-    except (PermissionError, _TooMany):
+    except (OSError, _Hidden, _Executing):
+        # No permission, no descriptor left: whatever hides the answer must not cost the file.
         return Unclear()
     match held:
         case True:
@@ -101,16 +107,41 @@ def inspect(file: OpenFile) -> Verdict:
 
 
 def ended_badly(pid: int, opened_boot_s: float) -> str | None:
-    """Why the writer is dying, if it is and can still be seen; for RELEASE."""
-    task = _read_task(pid) if pid > 0 else None
+    """Why the writer is dying, if it is and can still be seen; for RELEASE. Blocks; in a thread only."""
+    try:
+        task = _read_task(pid) if pid > 0 else None
+    except (OSError, _Executing):
+        return None
     if task is None or task.started_boot_s > opened_boot_s + _START_TOLERANCE_S:
         return None
     verdict = task.verdict()
     return verdict.reason if isinstance(verdict, WriterFailed) else None
 
 
-class _TooMany(Exception):
-    """More descendants than anybody should look through at a close."""
+class _Hidden(Exception):
+    """A process does not show its mappings in time, or has more descendants than can be looked through."""
+
+
+class _Executing(Exception):
+    """A process is inside execve(2) and cannot be looked at without waiting for it."""
+
+
+def _must_not_be_executing(pid: int) -> None:
+    """Raise _Executing where looking at a process could end in a deadlock.
+
+    In execve(2) the kernel closes what is close-on-exec, waits for our answer to that FLUSH, and
+    keeps most of /proc/PID locked meanwhile (exec_update_lock): who reads there waits for us, we for
+    the lock, and ps for both. statm can be read; the new memory has no text yet at that point. A
+    process that begins execve right after this is no danger: its FLUSH is handled in another thread,
+    which sees it.
+    """
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            pages = file.read(256).split()  # size, resident, shared, text, ...
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    if pages and pages[0] != b"0" and pages[3] == b"0":
+        raise _Executing
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +164,7 @@ class _Task:
 
 
 def _read_task(pid: int) -> _Task | None:
+    _must_not_be_executing(pid)
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             text = file.read(2048)
@@ -196,7 +228,7 @@ def _family(pid: int) -> Iterator[int]:
         current = waiting.pop()
         seen += 1
         if seen > _MAX_DESCENDANTS:
-            raise _TooMany
+            raise _Hidden
         yield current
         waiting.extend(_children(current))
 
@@ -222,6 +254,7 @@ class _Found:
 def _look_at(pid: int, file: OpenFile) -> _Found:
     directory = f"/proc/{pid}/fd"
     sockets: list[str] = []
+    _must_not_be_executing(pid)
     try:
         for fd in os.listdir(directory):
             try:
@@ -231,9 +264,9 @@ def _look_at(pid: int, file: OpenFile) -> _Found:
             if target.startswith("socket:"):
                 if _descriptors_under_way(pid, fd) is not None:
                     sockets.append(fd)
-            elif _may_be(target, file.name) and _inode_of(pid, fd) == file.inode:
+            elif _may_be(target, file.name) and _may_write(pid, fd, file.inode):
                 return _Found(holds=True)
-        if _maps(pid, file.inode):
+        if file.mappable and _maps_in_time(pid, file.inode):
             return _Found(holds=True)
     except (FileNotFoundError, ProcessLookupError):
         return _Found(holds=False)
@@ -245,17 +278,34 @@ def _may_be(target: str, name: bytes) -> bool:
     return last == name or last == name + b" (deleted)"
 
 
-def _inode_of(pid: int, fd: str) -> int | None:
-    """The inode number of a descriptor, from fdinfo ("ino:", since Linux 5.14), without a system call
-    that would ask this file system."""
+def _may_write(pid: int, fd: str, inode: int) -> bool:
+    """Whether a descriptor is of this file and can change it: a reader will never be its last writer.
+
+    From fdinfo ("flags:", and "ino:" since Linux 5.14): no system call that would ask this file system.
+    """
+    writes = found = False
     try:
         with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
             for line in file.read(4096).splitlines():
-                if line.startswith(b"ino:"):
-                    return int(line[4:])
+                if line.startswith(b"flags:"):
+                    writes = int(line[6:], 8) & os.O_ACCMODE != os.O_RDONLY
+                elif line.startswith(b"ino:"):
+                    found = int(line[4:]) == inode
     except FileNotFoundError:
-        return None
-    return None
+        return False
+    return found and writes
+
+
+def _maps_in_time(pid: int, inode: int) -> bool:
+    """As ``_maps``, but not for ever.
+
+    The kernel answers when the process lets go of its memory map, and a process that waits for some other
+    file system, a dead one perhaps, may hold on to it. That must not hold up a close here.
+    """
+    try:
+        return threads.within(_PATIENCE_S, _maps, pid, inode)
+    except TimeoutError:
+        raise _Hidden from None
 
 
 def _maps(pid: int, inode: int) -> bool:

@@ -86,6 +86,10 @@ class InodeTable:
         self._nodes[inode].lookups += 1
         return inode
 
+    def remember_again(self, inode: int) -> None:
+        """Count one more lookup of a number that is known."""
+        self.node(inode).lookups += 1
+
     def forget(self, inode: int, lookups: int) -> None:
         """The kernel drops that many of its references."""
         node = self._nodes.get(inode)

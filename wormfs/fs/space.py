@@ -42,6 +42,8 @@ class SpaceView:
         self._known = Space(None, None)
         self._asked_at = float("-inf")
         self._lock = trio.Lock()
+        # A backend that hangs keeps its thread; it must not have another one for each time somebody asks.
+        self._thread = threads.limiter(1)
 
     async def space(self) -> Space:
         """What the backend said last. Waits for it only when the answer is too old."""
@@ -50,7 +52,7 @@ class SpaceView:
                 # A backend that hangs must not hang df: the question is left alone with its own time limit.
                 with trio.move_on_after(_PATIENCE_S):
                     try:
-                        self._known = await threads.run_abandonable(self._backend.space)
+                        self._known = await threads.run_abandonable(self._backend.space, limiter=self._thread)
                     except WormfsError as error:
                         log.warning("%s: free space is not known: %s", self._backend.name, error)
                 self._asked_at = self._clock.monotonic()

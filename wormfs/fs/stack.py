@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import trio
 from wormfs import threads
 from wormfs.backends.base import Backend
 from wormfs.clock import NS_PER_S, Clock
+from wormfs.errors import WormfsError
 from wormfs.fs.filesystem import FileSystem
 from wormfs.model import Space
 from wormfs.spool import restart
@@ -19,6 +21,12 @@ from wormfs.spool.quarantine import Quarantine
 from wormfs.spool.reserve import Reserve, SpaceReserve, default_reserve
 from wormfs.spool.spool import Spool, SpoolOptions
 from wormfs.spool.store import SpoolStore
+
+log = logging.getLogger(__name__)
+
+_REST_S = 3.0
+"""How long a stop waits for attempts that are under way, once nothing new begins."""
+_EXPIRE_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,8 @@ class Stack:
         self.backend = backend
         self._options = options
         self._clock = clock
+        self._working = trio.CancelScope()
+        self._rested = trio.Event()
         self.store = SpoolStore(spool_directory, clock, backend.name)
         reserve = SpaceReserve(spool_directory, clock, options.reserve, backend.name)
         self.spool = Spool(backend, self.store, reserve, clock, options.spool)
@@ -58,8 +68,17 @@ class Stack:
         Raises SpoolLocked, JournalError, Unavailable.
         """
         await threads.run(restart.recover, self.store, self.spool, self.backend.name)
-        await nursery.start(self.spool.run)
-        nursery.start_soon(self._bound_quarantine)
+        await nursery.start(self._work)
+
+    async def _work(self, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with self._working:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.spool.run)
+                    nursery.start_soon(self._bound_quarantine)
+                    task_status.started()
+        finally:
+            self._rested.set()
 
     async def stop(self, timeout_s: float) -> None:
         """Finish what is closed within ``timeout_s`` seconds; leave the rest for the next start.
@@ -69,6 +88,13 @@ class Stack:
         with trio.move_on_after(timeout_s):
             await self.spool.drain()
         with trio.CancelScope(shield=True):
+            self._working.cancel()
+            with trio.move_on_after(_REST_S):
+                await self._rested.wait()
+            if not self._rested.is_set():
+                # The store's descriptors must not be closed under a thread that works with them.
+                log.warning("%s: the backend does not answer; the spool is left as it is", self.backend.name)
+                return
             await threads.run(self.spool.end)
             await threads.run(self.store.close)
 
@@ -78,8 +104,13 @@ class Stack:
         if options.quarantine_keep_s is None and options.quarantine_max_bytes is None:
             return
         while True:
-            await threads.run(self.quarantine.expire, options.quarantine_keep_s, options.quarantine_max_bytes)
-            await trio.sleep(3600)
+            try:
+                await threads.run(
+                    self.quarantine.expire, options.quarantine_keep_s, options.quarantine_max_bytes
+                )
+            except WormfsError as error:
+                log.warning("%s: quarantine cannot be kept within its bounds: %s", self.backend.name, error)
+            await trio.sleep(_EXPIRE_EVERY_S)
 
     @property
     def quarantine(self) -> Quarantine:

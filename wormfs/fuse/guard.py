@@ -6,6 +6,7 @@ traceback in the log, and the mount lives on. A test holds that no handler is wi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -38,6 +39,22 @@ def guarded(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coro
             raise
         except Exception as error:
             raise pyfuse3.FUSEError(number_for(error, handler.__name__)) from error
+
+    guard.__guarded__ = True  # type: ignore[attr-defined]
+    return guard
+
+
+def guarded_unanswered(
+    handler: Callable[_P, Coroutine[Any, Any, None]],
+) -> Callable[_P, Coroutine[Any, Any, None]]:
+    """The same for ``forget``: nobody waits for an errno, and pyfuse3 ends its loop even at FUSEError."""
+    inner = guarded(handler)
+
+    @functools.wraps(handler)
+    async def guard(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        # The failure is in the log already; what stays is an inode that is remembered too long.
+        with contextlib.suppress(pyfuse3.FUSEError):
+            await inner(*args, **kwargs)
 
     guard.__guarded__ = True  # type: ignore[attr-defined]
     return guard

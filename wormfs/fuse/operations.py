@@ -10,7 +10,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, SetattrField
 
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.filesystem import FileSystem
-from wormfs.fuse.guard import guarded
+from wormfs.fuse.guard import guarded, guarded_unanswered
 
 BLOCK_BYTES = 4096
 
@@ -50,7 +50,7 @@ class WormOperations(pyfuse3.Operations):
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> EntryAttributes:
         return self._reply(await self._fs.lookup(parent_inode, name))
 
-    @guarded
+    @guarded_unanswered
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, lookups in inode_list:
             self._fs.forget(inode, lookups)
@@ -76,7 +76,8 @@ class WormOperations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._reply(await self._fs.setattr(inode, change))
+        path_caller = _caller(ctx) if fh is None else None
+        return self._reply(await self._fs.setattr(inode, change, path_caller))
 
     @guarded
     async def create(

@@ -19,7 +19,7 @@ from typing import NoReturn
 import pyfuse3
 from pyfuse3 import FUSEError, InodeT
 
-from wormfs.fuse.guard import guarded
+from wormfs.fuse.guard import guarded, guarded_unanswered
 from wormfs.model import Space
 
 STATE_DIRECTORY_XATTR = b"user.wormfs.state_directory"
@@ -78,7 +78,7 @@ class RootOperations(pyfuse3.Operations):
             raise FUSEError(errno.ENOENT)
         return self._attributes(inode)
 
-    @guarded
+    @guarded_unanswered
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Inodes are fixed: there is nothing to forget."""
 

@@ -14,6 +14,7 @@ import contextlib
 import enum
 import hashlib
 import logging
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ from wormfs import durability, threads
 from wormfs.backends.base import Backend, Transfer
 from wormfs.clock import Clock
 from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable, WormfsError
-from wormfs.model import ROOT, DirectoryAttributes, Key, Record, parent_of, show
+from wormfs.model import ROOT, DirectoryAttributes, Key, Kind, Record, parent_of, show
 from wormfs.oserrors import translating
 from wormfs.spool.digest import StreamingDigest
-from wormfs.spool.entry import Entry
+from wormfs.spool.entry import Entry, SpooledFile
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class Committer:
         """Entries that are sealed and not yet committed, those under way included."""
         return len(self._backlog)
 
+    @property
+    def resting(self) -> bool:
+        """The backend did not answer at the last attempt: nothing is tried before a delay is over."""
+        return self._clock.monotonic() < self._not_before
+
     def may_publish_now(self) -> bool:
         """Whether a sealing thread may go on and publish itself: nobody waits, and there is room."""
         return not self._backlog and len(self._in_flight) < self._limit
@@ -101,6 +107,7 @@ class Committer:
     def leave(self, entry: Entry) -> None:
         """It has tried."""
         self._in_flight.discard(entry.id)
+        self._wake.set()
 
     def enqueue(self, entry: Entry) -> None:
         """A sealed entry waits for its turn."""
@@ -177,14 +184,17 @@ class Committer:
     def failed(self, entry: Entry, error: WormfsError) -> None:
         """On the event loop: an attempt failed; the entry stays, and is tried again later."""
         entry.attempts += 1
-        if entry.slot is not None:
-            entry.slot.close_data()  # thousands may wait; it is opened again when needed
+        with entry.content:
+            if entry.slot is not None:
+                entry.slot.close_data()  # thousands may wait; it is opened again when needed
         entry.last_error = self.last_error = str(error)
         now = self._clock.monotonic()
         if isinstance(error, Unavailable):
-            self._failures += 1
-            delay_s = self._policy.delay_s(self._failures)
-            self._not_before = now + delay_s
+            if now >= self._not_before:
+                # Once for all that were under way: a short outage under load must not cost a long delay.
+                self._failures += 1
+                self._not_before = now + self._policy.delay_s(self._failures)
+            delay_s = self._not_before - now
         else:
             delay_s = self._policy.delay_s(entry.attempts)
             entry.retry_at = now + delay_s
@@ -228,6 +238,9 @@ class Committer:
         if not entry.taken_up or entry.slot is None or not entry.slot.has_data:
             return
         with translating(self._backend.name, entry.key, "read the spool file again"):
+            # From the disk, not from memory: after a sync that failed these may differ.
+            durability.sync_file(entry.data_fd)
+            os.posix_fadvise(entry.data_fd, 0, 0, os.POSIX_FADV_DONTNEED)
             try:
                 found = StreamingDigest().finish(entry.data_fd, record.size_bytes)
             except EOFError:
@@ -238,14 +251,14 @@ class Committer:
         entry.taken_up = False
 
     def _publish_once(self, entry: Entry, record: Record) -> None:
-        spooled = entry.spooled() if entry.slot is not None and entry.slot.has_data else None
+        spooled = self._spooled(entry)
         if entry.transfer is None:
             entry.transfer = self._resume(entry.key)
             if spooled is not None:
                 entry.transfer.advance(spooled, record.size_bytes)
                 entry.transfer.prepare(spooled, record)
                 # What has just been put onto the file must be durable before the name is.
-                durability.sync_file(spooled.fileno())
+                self._sync(entry)
         try:
             entry.transfer.publish(spooled, record)
         except NotFound:
@@ -254,6 +267,25 @@ class Committer:
             # Somebody removed the directory meanwhile; what has been accepted needs it.
             self._make_parents(entry.key)
             entry.transfer.publish(spooled, record)
+
+    @staticmethod
+    def _spooled(entry: Entry) -> SpooledFile | None:
+        if entry.slot is None or not entry.slot.has_data:
+            return None
+        try:
+            return entry.spooled()
+        except NotFound:
+            # An earlier publish took the spool's name along (immutable files), and its reply was lost.
+            return None
+
+    def _sync(self, entry: Entry) -> None:
+        try:
+            with translating(self._backend.name, entry.key, "sync the spool file"):
+                durability.sync_file(entry.data_fd)
+        except WormfsError:
+            # A later sync would prove nothing: what is on the disk must be read again.
+            entry.taken_up = True
+            raise
 
     def _resume(self, key: Key) -> Transfer:
         try:
@@ -281,7 +313,7 @@ class Committer:
 
     def _holds_same_bytes(self, key: Key, record: Record) -> bool:
         info = self._backend.stat(key)
-        if info.size_bytes != record.size_bytes:
+        if info.kind is not Kind.FILE or info.size_bytes != record.size_bytes:
             return False
         theirs = self._backend.record(key)
         if theirs is not None:

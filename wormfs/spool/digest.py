@@ -63,7 +63,11 @@ class StreamingDigest:
             self._frontier = frontier
 
     def absorb(self, fd: int) -> int:
-        """Hash what has come in order so far. Blocks; returns the bytes hashed in all."""
+        """Hash what has come in order so far, not what comes meanwhile: others want the thread, too.
+
+        Blocks; returns the bytes hashed in all. Raises as ``finish`` does; what was hashed until
+        then is hashed again.
+        """
         if not self._running.acquire(blocking=False):
             return self._hashed
         try:
@@ -84,16 +88,23 @@ class StreamingDigest:
     def _hash_up_to(self, fd: int, size: int | None) -> None:
         wanted = _CHUNK_BYTES if size is None else min(_CHUNK_BYTES, max(1, size - self._hashed))
         buffer = memoryview(bytearray(wanted))
+        goal = self._frontier
         while True:
             with self._lock:
                 state, start = self._hash, self._hashed
-                end = self._frontier if size is None else size
+                end = min(goal, self._frontier) if size is None else size
                 # Claimed before it is read: a write that comes back into it restarts the digest.
                 claimed = min(end, start + _CHUNK_BYTES)
                 self._hashed = claimed
             if claimed <= start:
                 return
-            self._feed(state, fd, start, claimed, buffer)
+            try:
+                self._feed(state, fd, start, claimed, buffer)
+            except BaseException:
+                # Claimed, but not hashed: a digest that went on from here would be wrong for ever.
+                with self._lock:
+                    self._hash, self._hashed = hashlib.sha256(), 0
+                raise
 
     @staticmethod
     def _feed(state: hashlib._Hash, fd: int, start: int, end: int, buffer: memoryview) -> None:

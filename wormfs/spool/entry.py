@@ -7,6 +7,7 @@ works with. Fields change only on the event loop, except where a method says oth
 from __future__ import annotations
 
 import io
+import os
 import threading
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ class Writer:
     opened_boot_s: float
     exclusive: bool = False
     """Opened with O_EXCL: only the creator of the bytes may call it a success."""
+    mappable: bool = False
+    """Opened for reading and writing, so that a mapping may write to it after its close."""
     shared_before: bool = False
     """A close has been seen that was not the last: descriptors were duplicated or inherited."""
     failed: str | None = None
@@ -71,9 +74,13 @@ class Entry:
     attempts: int = 0
     retry_at: float = 0.0
     """Monotonic seconds before which the committer leaves it alone."""
-    content: threading.Lock = field(default_factory=threading.Lock)
-    """Held for each write and for the moment at which the file is closed to writes."""
+    content: threading.RLock = field(default_factory=threading.RLock)
+    """Held for each write, for each use of the slot's descriptor by the event loop, and for the moment at
+    which the file is closed to writes or parts from its slot: the number of a closed descriptor is
+    soon that of another file."""
     closed_to_writes: bool = False
+    hashing_ahead: bool = False
+    """A task is on its way that hashes what has been written so far; one is enough."""
     sending: threading.Lock = field(default_factory=threading.Lock)
     """Held while the driver is handed bytes ahead of the close."""
     sent_bytes: int = 0
@@ -88,9 +95,26 @@ class Entry:
 
     @property
     def data_fd(self) -> int:
-        """The spool file's descriptor."""
-        assert self.slot is not None
-        return self.slot.data_fd
+        """The spool file's descriptor, for whoever holds ``content`` or has the entry to itself."""
+        with self.content:
+            assert self.slot is not None
+            return self.slot.data_fd
+
+    def duplicate_data(self) -> int | None:
+        """A descriptor of the spool file that the caller owns; ``None`` once the entry has ended."""
+        with self.content:
+            return None if self.slot is None else os.dup(self.slot.data_fd)
+
+    def read_data(self, offset: int, size: int) -> bytes | None:
+        """Bytes of the spool file; ``None`` once the entry has ended."""
+        with self.content:
+            return None if self.slot is None else os.pread(self.slot.data_fd, size, offset)
+
+    def part_from_slot(self) -> Slot | None:
+        """Take the slot away, for whoever ends the entry: nobody uses its descriptor from here on."""
+        with self.content:
+            slot, self.slot = self.slot, None
+            return slot
 
     def attributes(self) -> FileAttributes:
         """What the record will say of the file, copied."""
@@ -133,7 +157,7 @@ class Entry:
     def spooled(self) -> SpooledFile:
         """The bytes, as drivers read them."""
         assert self.slot is not None
-        return SpooledFile(self.slot.data_fd, self.slot.data_path)
+        return SpooledFile(self.data_fd, self.slot.data_path)
 
 
 class SpooledFile(io.FileIO):

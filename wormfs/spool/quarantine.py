@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,8 +17,9 @@ from typing import BinaryIO, Final
 
 from wormfs import durability
 from wormfs.clock import NS_PER_S, Clock
-from wormfs.errors import AlreadyExists, DigestMismatch, InvalidArgument, JournalError, NotFound
+from wormfs.errors import InvalidArgument, JournalError, NotFound
 from wormfs.oserrors import translated
+from wormfs.spool.export import digest_of, export
 from wormfs.spool.journal import (
     EntryRecord,
     data_name,
@@ -33,7 +33,6 @@ from wormfs.spool.recovery import entry_id_of
 DISCARDED_LOG: Final = "discarded.log"
 JSON_FORMAT: Final = "wormfs quarantined entry"
 JSON_VERSION: Final = 1
-_CHUNK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,14 @@ class QuarantinedEntry:
     """When it was put here."""
     problem: str | None = None
     """Why ``record`` is ``None``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How much lies there."""
+
+    entries: int
+    size_bytes: int
 
 
 class Quarantine:
@@ -94,6 +101,21 @@ class Quarantine:
             raise NotFound(f"no entry {entry_id} is in quarantine", backend=self._backend)
         return QuarantinedEntry(entry_id, record, size_bytes, since_ns, problem)
 
+    def totals(self) -> Totals:
+        """How many entries there are, and their bytes: reads the directory, but no entry."""
+        ids: set[str] = set()
+        size_bytes = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as files:
+            for file in files:
+                entry_id = _id_in(file.name)
+                if entry_id is None:
+                    continue
+                ids.add(entry_id)
+                if file.name.endswith(".data"):
+                    with contextlib.suppress(FileNotFoundError):  # discarded meanwhile
+                        size_bytes += file.stat(follow_symlinks=False).st_size
+        return Totals(len(ids), size_bytes)
+
     def open_data(self, entry_id: str) -> BinaryIO:
         """The bytes, for reading. Raises NotFound when there are none."""
         try:
@@ -104,7 +126,7 @@ class Quarantine:
     def digest(self, entry_id: str, progress: Callable[[int], None] | None = None) -> str:
         """The SHA-256 of the bytes, in hex. Blocks as long as reading them takes."""
         with self.open_data(entry_id) as source:
-            return _copy(source, None, progress)
+            return digest_of(source, progress)
 
     def export(self, entry_id: str, target: str, progress: Callable[[int], None] | None = None) -> str:
         """Copy the bytes to the new file ``target``, durably; returns their SHA-256.
@@ -117,29 +139,7 @@ class Quarantine:
         """
         entry = self.get(entry_id)
         with self.open_data(entry_id) as source:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            try:
-                fd = os.open(target, flags, 0o600)
-            except FileExistsError as error:
-                raise AlreadyExists(f"{target} exists and is not overwritten") from error
-            except OSError as error:
-                raise translated(error, self._backend, None, f"write {target}") from error
-            try:
-                digest = self._fill(fd, source, progress)
-                known = entry.record.sha256 if entry.record else None
-                if known is not None and known != digest:
-                    raise DigestMismatch(
-                        f"the bytes of entry {entry_id} are not those that were recorded; "
-                        f"they stay in {self._data_path(entry_id)}",
-                        backend=self._backend,
-                    )
-            except BaseException:
-                durability.unlink(target)
-                raise
-            finally:
-                os.close(fd)
-        durability.sync_directory_path(os.path.dirname(os.path.abspath(target)))
-        return digest
+            return export(source, target, entry.record.sha256 if entry.record else None, progress)
 
     def discard(self, entry_id: str, who: str, why: str) -> None:
         """Remove an entry for good; ``discarded.log`` says who did it and why, durably, before.
@@ -261,22 +261,12 @@ class Quarantine:
                 durability.unlink(name, directory_fd)
         durability.sync_directory(directory_fd)
 
-    def _fill(self, fd: int, source: BinaryIO, progress: Callable[[int], None] | None) -> str:
-        try:
-            digest = _copy(source, fd, progress)
-            durability.sync_file(fd)
-        except OSError as error:
-            raise translated(error, self._backend, None, "export an entry") from error
-        return digest
-
     def _ids(self) -> list[str]:
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return []
-        ids = {entry_id_of(name.removesuffix(".json") + ".data") for name in names if name.endswith(".json")}
-        ids |= {entry_id_of(name) for name in names}
-        return sorted(entry_id for entry_id in ids if entry_id is not None)
+        return sorted({entry_id for name in names if (entry_id := _id_in(name)) is not None})
 
     def _open_directory(self) -> int:
         try:
@@ -297,6 +287,13 @@ class Quarantine:
         return entry_id
 
 
+def _id_in(name: str) -> str | None:
+    """The entry that a file here belongs to; ``None`` for other files."""
+    if name.endswith(".json"):
+        name = name.removesuffix(".json") + ".data"
+    return entry_id_of(name)
+
+
 def _from_text(content: bytes, path: str) -> EntryRecord:
     try:
         value = json.loads(content)
@@ -311,14 +308,3 @@ def _from_text(content: bytes, path: str) -> EntryRecord:
 
 def _without_following(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _copy(source: BinaryIO, target_fd: int | None, progress: Callable[[int], None] | None) -> str:
-    digest = hashlib.sha256()
-    while chunk := source.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        if target_fd is not None:
-            durability.write_fully(target_fd, chunk)
-        if progress is not None:
-            progress(len(chunk))
-    return digest.hexdigest()

@@ -26,8 +26,16 @@ def recover(store: SpoolStore, spool: Spool, backend_name: str) -> None:
             "%s: %s was not finished at the last stop; its %d bytes are in quarantine as %s",
             backend_name, show(record.key) or "a file of unknown name", record.size_bytes, record.entry_id,
         )  # fmt: skip
-    for found in swept.resume:
+    # In the order in which they were closed: that is when the last transition was.
+    for found in sorted(swept.resume, key=lambda found: found.record.history[-1][1] if found.record else 0):
         assert found.record is not None and found.slot is not None, "what is resumed has a record"
+        if spool.get(found.record.key) is not None:
+            # It cannot be; but if it ever is, the one that was closed first goes on and none is lost.
+            log.error(
+                "%s: ALERT: two entries of the spool claim %s; %s waits for the next start",
+                backend_name, show(found.record.key), found.record.entry_id,
+            )  # fmt: skip
+            continue
         spool.adopt(live_entry(found.record, found.slot))
     if swept.resume:
         log.info("%s: %d files of an earlier run go on to the backend", backend_name, len(swept.resume))

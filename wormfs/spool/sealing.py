@@ -91,11 +91,11 @@ class Sealer:
 
     def quarantine(self, entry: Entry, reason: str) -> None:
         """Keep the bytes, publish nothing, free the name. Does not raise."""
-        entry.closed_to_writes = True
-        self._drop_transfer(entry)
+        self._give_up_sending(entry)
         entry.last_error = reason
         entry.move(EntryState.QUARANTINED, self._clock.now_ns(), reason)
-        slot, record = entry.slot, entry.journal()
+        record = entry.journal()
+        slot = entry.part_from_slot()
         assert slot is not None, "an entry that has not ended has a slot"
         try:
             if entry.size_bytes == 0:
@@ -107,12 +107,15 @@ class Sealer:
             # Its name is free and nothing is published; the next start finishes the move.
             name = self._backend
             log.error("%s: ALERT: entry %s could not be moved to quarantine: %s", name, entry.id, error)
+            if slot.record is not record:
+                # The decision at least: what the journal calls sealed would be published at the next start.
+                with contextlib.suppress(WormfsError):
+                    slot.write_durably(record)
             slot.close_data()
-        entry.slot = None
 
     def release(self, entry: Entry) -> None:
         """The backend holds it: the spool files go. Does not raise: the file is safe already."""
-        slot, entry.slot = entry.slot, None
+        slot = entry.part_from_slot()
         if slot is None:
             return
         entry.move(EntryState.COMMITTED, self._clock.now_ns())
@@ -124,9 +127,8 @@ class Sealer:
 
     def abandon(self, entry: Entry) -> None:
         """Give back whatever an entry has taken; it has not become anything."""
-        entry.closed_to_writes = True
-        self._drop_transfer(entry)
-        slot, entry.slot = entry.slot, None
+        self._give_up_sending(entry)
+        slot = entry.part_from_slot()
         if slot is not None:
             self._store.discard(slot)
 
@@ -137,6 +139,16 @@ class Sealer:
             # What was sent ahead may be out of date, or half sent: the committer begins again.
             if entry.went_back:
                 self._drop_transfer(entry)
+
+    def drop_transfer(self, entry: Entry) -> None:
+        """What was sent ahead goes; the transfer is built again from the spool when it is needed."""
+        with entry.sending:
+            self._drop_transfer(entry)
+
+    def _give_up_sending(self, entry: Entry) -> None:
+        with entry.content:
+            entry.closed_to_writes = True
+        self.drop_transfer(entry)
 
     def _journal_durably(self, entry: Entry) -> None:
         assert entry.slot is not None, "an entry that has not ended has a slot"

@@ -11,6 +11,7 @@ spool file → fsync → journal says sealed → the name comes into being at th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,7 +32,7 @@ from wormfs.errors import (
     Unavailable,
     WormfsError,
 )
-from wormfs.model import Key, show
+from wormfs.model import FileAttributes, Key, show
 from wormfs.oserrors import translated, translating
 from wormfs.spool.committer import Committer, Conflict, Published, RetryPolicy
 from wormfs.spool.entry import Entry, Writer
@@ -92,6 +93,8 @@ class Spool:
         self._names = Reservations()
         self._sealer = Sealer(backend.name, store, clock)
         self._limiter = threads.limiter(_THREADS)
+        # Apart from the others: a server that does not answer must not hold up what is being sealed.
+        self._questions = threads.limiter(max(1, backend.traits.connections))
         self._hashers = threads.limiter(max(1, os.cpu_count() or 1))
         self._settle_wake = trio.Event()
         self._refill_wake = trio.Event()
@@ -150,6 +153,7 @@ class Spool:
 
     async def drain(self) -> None:
         """Returns when nothing sealed waits any more."""
+        self.committer.retry_now()
         await self.committer.drained()
 
     def end(self) -> None:
@@ -158,8 +162,34 @@ class Spool:
 
     # Starting again
 
+    @contextlib.contextmanager
+    def reserved(self, key: Key, attributes: FileAttributes) -> Iterator[None]:
+        """Keep ``key`` from everybody else on this host while an entry is made ready for ``adopt``.
+
+        Whoever asks for the name meanwhile sees a file that is being written. Not longer than moments.
+        Raises Busy, AlreadyExists.
+        """
+        now = self._clock.now_ns()
+        self._must_be_free(key)
+        holder = Entry(
+            id=self._store.new_id(),
+            key=key, state=EntryState.WRITING, mode=attributes.mode, uid=attributes.uid, gid=attributes.gid,
+            atime_ns=attributes.atime_ns, mtime_ns=attributes.mtime_ns, ctime_ns=now, created_at_ns=now,
+            writer=Writer(uid=attributes.uid, pid=0, opened_boot_s=0.0),
+        )  # fmt: skip
+        holder.history.append((EntryState.WRITING, now, ""))
+        holder.closing.acquire_nowait()
+        self._names.add(holder)
+        try:
+            yield
+        finally:
+            holder.move(EntryState.DISCARDED, self._clock.now_ns())
+            self._end(holder, None)
+            holder.closing.release()
+
     def adopt(self, entry: Entry) -> None:
-        """An entry that an earlier daemon left: settling or sealed. Before ``run``."""
+        """A settling or sealed entry that an earlier daemon left, before ``run``; or that has come back
+        from quarantine, as soon as ``reserved`` has ended and before anything else runs."""
         self._names.add(entry)
         if entry.state is EntryState.SEALED:
             self.committer.enqueue(entry)
@@ -186,11 +216,7 @@ class Spool:
         ``begin`` raises. Nothing is left behind on an error.
         """
         now = self._clock.now_ns()
-        taken = self._names.get(key)
-        if taken is not None:
-            raise (Busy if taken.state is EntryState.WRITING else AlreadyExists)(
-                "somebody is writing this file", backend=self._backend.name, key=key
-            )
+        self._must_be_free(key)
         self._reserve.check(0)
         entry = Entry(
             id=self._store.new_id(),
@@ -203,7 +229,7 @@ class Spool:
             if self._backend.traits.inline:
                 entry.transfer = self._backend.begin(key)
             else:
-                entry.transfer = await threads.run(self._backend.begin, key, limiter=self._limiter)
+                entry.transfer = await threads.run(self._backend.begin, key, limiter=self._questions)
             if not self._store.has_prepared:
                 await threads.run(self._store.refill, limiter=self._limiter)
             entry.slot = self._store.allocate()
@@ -226,20 +252,23 @@ class Spool:
             with entry.content:
                 if entry.closed_to_writes:
                     raise Sealed("the file has been closed", backend=self._backend.name, key=entry.key)
-                if offset < entry.sent_bytes:
-                    entry.went_back = True
                 self._write_all(entry, offset, data)
                 entry.digest.wrote(offset, len(data))
+                if offset < entry.sent_bytes:
+                    # Asked after the write: who was told to send before it may have read the old bytes.
+                    entry.went_back = True
+                # Under the lock, or a close in this moment would seal the size without these bytes.
+                entry.size_bytes = max(entry.size_bytes, offset + len(data))
+                entry.mtime_ns = entry.ctime_ns = self._clock.now_ns()
+                entry.mode &= ~0o6000  # promised to the kernel in the FUSE handshake
         except Sealed:
             raise
         except WormfsError as error:
             entry.write_error = error
             raise
-        entry.size_bytes = max(entry.size_bytes, offset + len(data))
-        if entry.digest.worthwhile:
+        if entry.digest.worthwhile and not entry.hashing_ahead:
+            entry.hashing_ahead = True
             self._nursery.start_soon(self._absorb_ahead, entry)
-        entry.mtime_ns = entry.ctime_ns = self._clock.now_ns()
-        entry.mode &= ~0o6000  # promised to the kernel in the FUSE handshake
         return len(data)
 
     def _write_all(self, entry: Entry, offset: int, data: bytes) -> None:
@@ -258,14 +287,19 @@ class Spool:
             raise translated(error, self._backend.name, entry.key, "write to the spool") from error
 
     async def _absorb_ahead(self, entry: Entry) -> None:
-        if entry.slot is not None and entry.digest.worthwhile:
-            try:
-                await threads.run(self._absorb, entry, os.dup(entry.data_fd), limiter=self._hashers)
-            except Exception as error:  # noqa: BLE001 (see below)
-                # The digest is computed again when the file is sealed; that is when it matters.
-                log.warning("%s: hashing ahead of %s failed: %r", self._backend.name, show(entry.key), error)
+        try:
+            await threads.run(self._absorb, entry, limiter=self._hashers)
+        except Exception as error:  # noqa: BLE001 (see below)
+            # The digest is computed again when the file is sealed; that is when it matters.
+            log.warning("%s: hashing ahead of %s failed: %r", self._backend.name, show(entry.key), error)
+        finally:
+            entry.hashing_ahead = False
 
-    def _absorb(self, entry: Entry, fd: int) -> None:
+    def _absorb(self, entry: Entry) -> None:
+        # Only now: a descriptor for each that waits for its turn would soon be too many.
+        fd = entry.duplicate_data()
+        if fd is None:
+            return
         try:
             ready_bytes = entry.digest.absorb(fd)
             if entry.transfer is not None and self._options.settle_s == 0:
@@ -291,15 +325,16 @@ class Spool:
         self._must_change(entry)
         try:
             with entry.content, self._translating(entry, "change the length in the spool"):
-                self._reserve.check(max(0, size - entry.size_bytes))
-                if size < entry.sent_bytes:
-                    entry.went_back = True
+                if size > entry.size_bytes:
+                    self._reserve.check(size - entry.size_bytes)
                 os.ftruncate(entry.data_fd, size)
                 entry.digest.truncated(size)
+                if size < entry.sent_bytes:
+                    entry.went_back = True
+                entry.size_bytes = size
         except WormfsError as error:
             entry.write_error = error
             raise
-        entry.size_bytes = size
         entry.mtime_ns = entry.ctime_ns = self._clock.now_ns()
 
     async def sync(self, entry: Entry) -> None:
@@ -311,8 +346,14 @@ class Spool:
 
     async def sync_closed(self, entry: Entry) -> None:
         """The same, for a caller that holds ``entry.closing``."""
-        if entry.slot is not None:
-            await threads.run(self._sealer.sync, entry, limiter=self._limiter)
+        # What is sealed is durable, and a committing thread may have it.
+        if entry.state.changeable and entry.slot is not None:
+            try:
+                await threads.run(self._sealer.sync, entry, limiter=self._limiter)
+            except WormfsError as error:
+                # The kernel may have forgotten what it could not write; a later sync would prove nothing.
+                entry.write_error = entry.write_error or error
+                raise
 
     # Changing what is not a record yet
 
@@ -340,31 +381,49 @@ class Spool:
             if key in self._names:
                 raise AlreadyExists("the name is taken", backend=self._backend.name, key=key)
             self._names.add(entry, key)
+            before = entry.key
             try:
-                transfer = await threads.run(self._backend.begin, key, limiter=self._limiter)
+                await threads.run(self._begin_again, entry, key, limiter=self._questions)
+                entry.key = key
+                self._fit_journal(entry)
+                # Before the old name is free: a crash must not leave two files that claim it.
+                await self._journal(entry)
             except BaseException:
+                entry.key = before
                 self._names.remove(key)
+                with trio.CancelScope(shield=True):
+                    # It may lead to the new name; another one is made from the spool when it is needed.
+                    await threads.run(self._sealer.drop_transfer, entry, limiter=self._limiter)
                 raise
-            old_transfer, entry.transfer = entry.transfer, transfer
-            self._names.remove(entry.key)
-            entry.key = key
-            if old_transfer is not None:
-                await threads.run(abort_quietly, old_transfer, limiter=self._limiter)
-            self._fit_journal(entry)
-            await self._journal(entry)
+            self._names.remove(before)
+
+    def _begin_again(self, entry: Entry, key: Key) -> None:
+        transfer = self._backend.begin(key)
+        with entry.sending:
+            old, entry.transfer = entry.transfer, transfer
+        if old is not None:
+            abort_quietly(old)
 
     async def reopen(self, entry: Entry, writer: Writer) -> None:
         """Go on writing a file in its settle window, or an empty one within its grace."""
         async with entry.closing:
             if entry.state is not EntryState.SETTLING:
                 raise Sealed("the file has been committed", backend=self._backend.name, key=entry.key)
+            before = entry.reopened, entry.settle_until_ns, entry.writer
             entry.reopened = entry.size_bytes == 0
             entry.settle_until_ns = None
             entry.writer = writer
-            entry.closed_to_writes = False
             entry.move(EntryState.WRITING, self._clock.now_ns(), "opened again")
-            # Durable before the first write: after a crash the old promise (commit it) would be wrong.
-            await self._journal(entry)
+            try:
+                # Durable before the first write: after a crash the old promise (commit it) would be wrong.
+                await self._journal(entry)
+            except BaseException:
+                # Nobody has it open, so nobody would ever close it: it goes on to settle.
+                entry.reopened, entry.settle_until_ns, entry.writer = before
+                entry.move(EntryState.SETTLING, self._clock.now_ns(), "not opened again")
+                self._settle_wake.set()
+                raise
+            entry.closed_to_writes = False
 
     async def discard(self, entry: Entry) -> None:
         """The file was unlinked before it became a record: nothing stays."""
@@ -387,7 +446,8 @@ class Spool:
         be sealed, or a write had failed. The caller holds ``entry.closing``.
         """
         deadline = trio.current_time() + self._options.commit_timeout_s
-        publish = self.committer.may_publish_now()
+        # Not where a server may hang: this thread holds the entry, and the close must be able to give up.
+        publish = self._backend.traits.inline and self.committer.may_publish_now()
         if publish:
             self.committer.enter(entry)
         try:
@@ -505,6 +565,13 @@ class Spool:
 
     def _translating(self, entry: Entry, doing: str) -> AbstractContextManager[None]:
         return translating(self._backend.name, entry.key, doing)
+
+    def _must_be_free(self, key: Key) -> None:
+        taken = self._names.get(key)
+        if taken is not None:
+            raise (Busy if taken.state is EntryState.WRITING else AlreadyExists)(
+                "somebody is writing this file", backend=self._backend.name, key=key
+            )
 
     def _must_change(self, entry: Entry) -> None:
         if not entry.state.changeable:

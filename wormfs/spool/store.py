@@ -262,11 +262,12 @@ class SpoolStore:
         ``refill`` or at the next start.
         """
         assert record.state is EntryState.QUARANTINED, "the caller decides"
-        if slot.has_data:
-            with translating(self._backend, record.key, "make the bytes durable"):
-                durability.sync_file(slot.data_fd)
         if slot.record is not record:
             slot.write_durably(record)
+        if slot.has_data:
+            # After the decision: bytes that cannot be synced must not be found sealed at the next start.
+            with translating(self._backend, record.key, "make the bytes durable"):
+                durability.sync_file(slot.data_fd)
         try:
             self._move_to_quarantine(slot, record)
         except OutOfSpace as error:

@@ -32,6 +32,12 @@ def may_open_entry(state: EntryState, flags: int, *, same_process: bool, reopena
         raise Busy("another program is still writing this file")
 
 
+def may_truncate_entry(state: EntryState, *, same_process: bool) -> None:
+    """truncate(2) by name of a file that is not a record yet: as opening it for writing."""
+    if state is EntryState.WRITING and not same_process:
+        raise Busy("another program is writing this file")
+
+
 def may_open_record(flags: int) -> None:
     """Opening a committed file."""
     if wants_to_write(flags):
