@@ -5,6 +5,7 @@ Tests hand in a clock of their own instead of waiting.
 
 from __future__ import annotations
 
+import datetime
 import time
 from typing import Protocol
 
@@ -38,3 +39,8 @@ class SystemClock:
 
     def boot_s(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def timestamp(at_ns: int) -> str:
+    """ISO 8601 in UTC, to the second: for people and for sorting."""
+    return datetime.datetime.fromtimestamp(at_ns // NS_PER_S, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -207,6 +207,7 @@ def small_disk(base: Path, size_mib: int) -> Iterator[Path]:
     mountpoint.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(mountpoint)], check=True)
     try:
+        (mountpoint / "lost+found").rmdir()
         yield mountpoint
     finally:
         subprocess.run(["umount", "-l", str(mountpoint)], check=True)

@@ -80,7 +80,7 @@ def shared() -> Iterator[Daemon]:
     backends: dict[str, dict[str, object]] = {
         "exams": {"empty_grace": "0s"},
         "other": {},
-        "settling": {"settle": "3s"},
+        "settling": {"settle": "3s", "empty_grace": "0s"},
         "slow": {"settle": "1h"},
         "grace": {"empty_grace": "1s"},
     }

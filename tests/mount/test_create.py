@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tests.mount.conftest import PlaceIn
-from tests.support.tools import Place, as_www_data, refused, state, unchanged, works
+from tests.support.tools import Place, as_www_data, eventually, refused, state, unchanged, works
 
 NEW = os.O_CREAT | os.O_WRONLY
 
@@ -153,6 +153,21 @@ def test_identical_bytes_of_another_host_are_a_success_only_without_excl(place: 
                 os.close(fd)
         assert (place / name).read_bytes() == b"same"
     assert place.quarantined() == []
+
+
+@pytest.mark.row("create")
+@pytest.mark.row("cache")
+@pytest.mark.parametrize("flags", [0, os.O_EXCL, os.O_TRUNC])
+def test_a_name_that_another_host_has_freed_is_free_here(place: Place, flags: int) -> None:
+    place.stored(place / "f").write_bytes(b"theirs")
+    assert (place / "f").stat().st_size == 6
+    place.stored(place / "f").unlink()
+    if flags & os.O_EXCL:  # the kernel decides, from a name that it may keep for a second
+        eventually(lambda: not (place / "f").exists(), "the name is forgotten")
+    fd = os.open(place / "f", NEW | flags)
+    os.write(fd, b"ours")
+    os.close(fd)
+    assert place.stored(place / "f").read_bytes() == b"ours"
 
 
 @pytest.mark.row("create")

@@ -91,7 +91,10 @@ def test_redirections(place: Place, line: str, shell: str) -> None:
 @pytest.mark.row("close-not-last")
 def test_the_shell_goes_and_a_background_job_stays(place: Place) -> None:
     works(
-        "sh", "-c", "exec 3>f; echo one >&3; (sleep 0.6; echo two >&3) > /dev/null & exit 0", cwd=place.path
+        "sh",
+        "-c",
+        "exec 3>f; echo one >&3; (sleep 0.6; echo two >&3) > /dev/null 2>&1 & exit 0",
+        cwd=place.path,
     )
     assert state(place / "f") == "writing"
     with refused(errno.EBUSY):
@@ -102,7 +105,12 @@ def test_the_shell_goes_and_a_background_job_stays(place: Place) -> None:
 
 @pytest.mark.row("writer-killed")
 def test_the_shell_fails_and_a_background_job_stays(place: Place) -> None:
-    run("sh", "-c", "exec 3>f; echo one >&3; (sleep 0.4; echo two >&3) > /dev/null & exit 1", cwd=place.path)
+    run(
+        "sh",
+        "-c",
+        "exec 3>f; echo one >&3; (sleep 0.4; echo two >&3) > /dev/null 2>&1 & exit 1",
+        cwd=place.path,
+    )
     gone(place, b"one\ntwo\n")
 
 
@@ -211,6 +219,15 @@ d.close(); os.wait(); time.sleep(0.3)
 _, fds, _, _ = socket.recv_fds(b, 1, 1)
 inner = socket.socket(fileno=fds[0])
 _, fds, _, _ = socket.recv_fds(inner, 1, 1)
+os.write(fds[0], b"b"); os.close(fds[0])
+""",
+    "sent, and gone without a close": """
+a, b = socket.socketpair()
+if os.fork() == 0:
+    fd = os.open("f", os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b"a"); socket.send_fds(a, [b"x"], [fd]); os._exit(0)
+os.wait(); time.sleep(0.3)
+_, fds, _, _ = socket.recv_fds(b, 1, 1)
 os.write(fds[0], b"b"); os.close(fds[0])
 """,
     "the thread that created it ends first": """

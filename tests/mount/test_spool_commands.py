@@ -29,8 +29,7 @@ with open(sys.argv[1], "wb", buffering=0) as file:
 
 @pytest.fixture
 def daemon(fresh_daemon: Callable[..., Daemon]) -> Daemon:
-    # Names are asked for each time: tests use them again as soon as they are free.
-    daemon = fresh_daemon(exams={"commit_timeout": "1s", "directory_cache": "0s"})
+    daemon = fresh_daemon(exams={"commit_timeout": "1s"})
     daemon.start()
     return daemon
 

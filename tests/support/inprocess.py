@@ -111,6 +111,8 @@ class Host:
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._stop_timeout_s: float | None = None
+        self._kept: list[int] = []
+        self._open_files = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(16)
         # A program without sockets and without the file: its closes are last ones, told at FLUSH.
         self.writer = subprocess.Popen(
@@ -141,6 +143,7 @@ class Host:
         """As kill -9 between two system calls: nothing is tidied up, nothing is finished."""
         self._stop_timeout_s = None
         self._end()
+        self.stack.spool.end()
         self.stack.store._let_go()
 
     def _end(self) -> None:
@@ -235,13 +238,24 @@ class Host:
         held: list[int] = []
         inode = ROOT_INODE
         try:
+            is_directory = True
             for name in path.split(b"/") if path else ():
+                if not is_directory:
+                    raise NotADirectory("not a directory", key=path)
                 found = self.call(self.fs.lookup, inode, name)
+                is_directory = stat.S_ISDIR(found.mode)
                 held.append(found.inode)
                 inode = found.inode
             yield inode
         finally:
-            for number in held:
+            self._kept.extend(held)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Give references back: not while a file is open, whose directories the kernel remembers as well."""
+        if not self._open_files:
+            kept, self._kept = self._kept, []
+            for number in kept:
                 self.on_loop(self.fs.forget, number, 1)
 
     @contextlib.contextmanager
@@ -275,6 +289,7 @@ class Host:
                 if not flags & os.O_CREAT:
                     raise
                 opened, found = self.call(self.fs.create, parent, name, mode, flags, self.caller)
+                self._open_files += 1
                 return OpenFile(opened.handle, found.inode, path)
             try:
                 if flags & os.O_CREAT and flags & os.O_EXCL:
@@ -283,6 +298,7 @@ class Host:
             except BaseException:
                 self.on_loop(self.fs.forget, found.inode, 1)
                 raise
+            self._open_files += 1
             return OpenFile(opened.handle, found.inode, path)
 
     def create(self, path: bytes, mode: int = 0o666) -> OpenFile:
@@ -306,7 +322,9 @@ class Host:
             self.call(self.fs.flush, file.handle)
         finally:
             self.call(self.fs.release, file.handle)
-            self.on_loop(self.fs.forget, file.inode, 1)
+            self._open_files -= 1
+            self._kept.append(file.inode)
+            self._forget()
 
     def store(self, path: bytes, content: bytes, mode: int = 0o666) -> None:
         """What ``cp`` does: create, write, close."""

@@ -194,7 +194,12 @@ def python(script: str, *arguments: str | Path, cwd: Path | None = None) -> subp
 
 def ends(process: subprocess.Popen[bytes], status: int = 0) -> bytes:
     """Wait for the end of ``python``; its output."""
-    output, _ = process.communicate(timeout=60)
+    with process:
+        try:
+            output, _ = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
     assert process.returncode == status
     return output
 

@@ -128,12 +128,11 @@ class Attempts:
 
 
 def _told(entry_id: str, seen: Seen | None, outcome: str, error: str | None) -> dict[str, Any]:
-    return {
-        "id": entry_id,
-        "label": seen.label if seen is not None else entry_id,
-        "outcome": outcome,
-        "error": plain(error) if error else None,
-    }
+    why = None
+    if error:
+        why = seen.without_name(error) if seen is not None else plain(error)
+    label = seen.label if seen is not None else entry_id
+    return {"id": entry_id, "label": label, "outcome": outcome, "error": why}
 
 
 @contextmanager

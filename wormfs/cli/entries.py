@@ -72,7 +72,12 @@ class Seen:
         if self.interrupted:
             return "interrupted: goes to quarantine at the next start"
         text = (self.live.last_error if self.live is not None else None) or self.entry.reason
-        return None if text is None else plain(text)
+        return None if text is None else self.without_name(text)
+
+    def without_name(self, message: str) -> str:
+        """A message about this entry, safe to print; errors begin with the name, which is shown anyway."""
+        backend, key = self.place.backend, self.entry.key or b""
+        return plain(message.removeprefix(f"{backend}/{key.decode('utf-8', 'backslashreplace')}: "))
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` says of it; keys are only ever added."""
@@ -253,7 +258,7 @@ def print_entry(seen: Seen) -> None:
     history = seen.entry.record.history if seen.entry.record is not None else ()
     for index, (state, at_ns, note) in enumerate(history):
         name = "History" if index == 0 else ""
-        screen.print(f"{name:<12}{time_text(at_ns)}  {state.value:<12}{plain(note)}".rstrip(), soft_wrap=True)
+        screen.print(f"{name:<12}{time_text(at_ns)}  {state.value:<13}{plain(note)}".rstrip(), soft_wrap=True)
 
 
 def _facts(seen: Seen) -> Iterable[tuple[str, str]]:

@@ -75,7 +75,7 @@ def _space(space: dict[str, Any]) -> str:
 def _spool(spool: dict[str, Any] | None) -> Iterator[str]:
     """Entries by state, what waits longest, and what is in quarantine, a line each."""
     if spool is None:
-        yield "unknown"
+        yield "not open; see 'wormfs spool list'"
         return
     counts = [f"{count} {state}" for state, count in sorted(spool["entries"].items()) if count]
     yield ", ".join([*counts, size_text(spool["bytes"])]) if counts else "empty"

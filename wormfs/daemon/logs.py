@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
+
+from wormfs.clock import Clock, SystemClock, timestamp
 
 SUPERVISOR = "wormfs"
 """Stands where the supervisor has no backend to name."""
@@ -11,14 +15,18 @@ SUPERVISOR = "wormfs"
 class LineFormatter(logging.Formatter):
     """``level backend: message``; only a traceback may follow on lines of its own."""
 
-    def __init__(self, backend: str):
+    def __init__(self, backend: str, clock: Clock | None = None):
+        """``clock``: every line begins with the time; without it, whoever reads the stream adds that."""
         super().__init__()
         self._backend = backend
+        self._clock = clock
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
         # File names may hold line breaks: one must not be able to forge a line of the log.
         message = record.message.replace("\n", "\\n").replace("\r", "\\r")
-        return f"{record.levelname.lower()} {self._backend}: {message}"
+        message = message.removeprefix(f"{self._backend}: ")  # said already, one word before
+        line = f"{record.levelname.lower()} {self._backend}: {message}"
+        return line if self._clock is None else f"{timestamp(self._clock.now_ns())} {line}"
 
 
 def set_up(backend: str, level: str) -> None:
@@ -29,7 +37,9 @@ def set_up(backend: str, level: str) -> None:
         level: a level name of ``logging``, in any case.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter(backend))
+    # The journal and a terminal's user know the time; a file does not.
+    in_a_file = stat.S_ISREG(os.fstat(handler.stream.fileno()).st_mode)
+    handler.setFormatter(LineFormatter(backend, SystemClock() if in_a_file else None))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from wormfs import threads
 from wormfs.daemon.refusal import CannotStart
 from wormfs.fuse.mounting import SUBTYPE, Mount, mounts, unmount
 
@@ -25,6 +27,7 @@ ROOT_SOURCE = "wormfs"
 _MOUNTPOINT_MODE = 0o555
 _MAX_STACKED = 64
 _PROBE_S = 5.0
+_PATIENCE_S = 0.5
 _DEAD_ERRNOS = (errno.ENOTCONN, errno.ECONNABORTED)
 
 # statvfs and not stat: attributes come from the kernel's cache even when the daemon is dead.
@@ -176,17 +179,20 @@ class User:
 def users_of(mountpoint: str) -> list[User]:
     """The processes with a file, a mapping or their current directory at or below ``mountpoint``.
 
-    Only reads /proc, so a hung backend cannot block it. Processes of other mount namespaces show
-    their own paths and may be missed; umount2 decides in the end.
+    Only reads /proc, and never waits long for it, so a hung backend cannot block it. Processes of other
+    mount namespaces show their own paths and may be missed; umount2 decides in the end.
     """
     found: list[User] = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with suppress(OSError):  # ended meanwhile, or not ours to look at
-                path = next(_paths_used(name, mountpoint), None)
-                if path is not None:
-                    found.append(User(int(name), _command(name), path))
+            # Ended meanwhile, not ours to look at, or its part of /proc waits for a lock that it holds.
+            with suppress(OSError, TimeoutError):
+                found.extend(threads.within(_PATIENCE_S, _user, name, mountpoint))
     return found
+
+
+def _user(pid: str, mountpoint: str) -> list[User]:
+    return [User(int(pid), _command(pid), path) for path in itertools.islice(_paths_used(pid, mountpoint), 1)]
 
 
 def _paths_used(pid: str, mountpoint: str) -> Iterator[str]:

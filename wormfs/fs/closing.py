@@ -21,6 +21,8 @@ from wormfs.worm.lifecycle import EntryState
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_S = 2.0
+
 
 class Closing:
     """Decides at FLUSH and RELEASE of files that are written."""
@@ -86,13 +88,17 @@ class Closing:
 
     @staticmethod
     def _inspect(handle: WriteHandle) -> Verdict:
-        return holders.inspect(
-            OpenFile(
-                pid=handle.writer.pid,
-                opened_boot_s=handle.writer.opened_boot_s,
-                inode=handle.inode,
-                name=name_of(handle.entry.key),
-                shared_before=handle.writer.shared_before,
-                mappable=handle.writer.mappable,
-            )
+        file = OpenFile(
+            pid=handle.writer.pid,
+            opened_boot_s=handle.writer.opened_boot_s,
+            inode=handle.inode,
+            name=name_of(handle.entry.key),
+            shared_before=handle.writer.shared_before,
+            mappable=handle.writer.mappable,
         )
+        try:
+            # Some of /proc waits for locks that a process may hold while it waits for another file system,
+            # a dead one perhaps: that must not hold up a close here.
+            return threads.within(_PATIENCE_S, holders.inspect, file)
+        except TimeoutError:
+            return Unclear()

@@ -9,6 +9,7 @@ docs/semantics.md says what each operation promises.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import stat
@@ -41,7 +42,7 @@ from wormfs.fs.inodes import ROOT_INODE, InodeTable
 from wormfs.fs.listing import Item, Listing
 from wormfs.fs.processes import same_process
 from wormfs.fs.space import ShownSpace, SpaceView, shown
-from wormfs.model import ROOT, DirectoryAttributes, Key, Kind, ObjectInfo, child
+from wormfs.model import ROOT, DirectoryAttributes, Key, Kind, ObjectInfo, Record, child
 from wormfs.spool.entry import Entry, Writer
 from wormfs.spool.spool import Spool
 from wormfs.worm import rules
@@ -170,12 +171,16 @@ class FileSystem:
             await self._change_directory(info, change)
             info = await self._ask(self._backend.stat, key)
         else:
-            self._refuse_change(attributes.of_object(inode, info, 0.0), change)
+            if change.mode is not None:
+                change = _without_same_mode(change, await self._ask(self._backend.record, key))
+            with self._about(key):
+                self._refuse_change(attributes.of_object(inode, info, 0.0), change)
         return attributes.of_object(inode, info, self._directory_cache_s)
 
     async def _change_entry(self, entry: Entry, change: AttributeChange) -> None:
         async with entry.closing:
             if not entry.state.changeable:
+                change = _without_same_mode(change, entry.record)
                 self._refuse_change(attributes.of_entry(0, entry), change)
                 return
             if change.size_bytes is not None:
@@ -267,8 +272,10 @@ class FileSystem:
                 return opened
         if node.detached is not None:
             raise NotFound("the file has been removed; its name may be that of another one now", key=key)
-        rules.may_open_record(flags)
+        # Looked for before it is refused: another host may have freed the name for a new file.
         info = await self._ask(self._backend.stat, key)
+        with self._about(key):
+            rules.may_open_record(flags)
         reader = await self._ask(self._backend.open, info)
         # The same name with other bytes can only be a file erased and made again elsewhere.
         content = (info.size_bytes, info.mtime_ns, info.version)
@@ -580,6 +587,15 @@ class FileSystem:
 
     # Small helpers
 
+    @contextlib.contextmanager
+    def _about(self, key: Key) -> Iterator[None]:
+        """The pure rules know no names; whoever reads the log wants them."""
+        try:
+            yield
+        except WormfsError as error:
+            error.backend, error.key = self._backend.name, key
+            raise
+
     async def _ask(self, question: Callable[..., _T], *arguments: object) -> _T:
         """A question that some drivers answer from the kernel's caches, without a thread."""
         if self._inline:
@@ -592,6 +608,14 @@ class FileSystem:
     async def _run(self, action: Callable[..., _T], *arguments: object) -> _T:
         """Work that waits for a disk or a server."""
         return await threads.run(action, *arguments, limiter=self._threads)
+
+
+def _without_same_mode(change: AttributeChange, record: Record | None) -> AttributeChange:
+    """Asking for the mode that the writer gave, as ``shutil.copy`` does after close, changes nothing: the
+    record has it, though a record is shown without write bits."""
+    if record is None or change.mode is None or record.attributes.mode != stat.S_IMODE(change.mode):
+        return change
+    return dataclasses.replace(change, mode=None)
 
 
 _CLOSING_PATIENCE_S = 1.0

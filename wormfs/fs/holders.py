@@ -90,7 +90,7 @@ def inspect(file: OpenFile) -> Verdict:
         writer = _read_task(file.pid)
         if writer is None or writer.started_boot_s > file.opened_boot_s + _START_TOLERANCE_S:
             return Unclear()
-        held = _held_by_family(file)
+        held = _held_by_family(file, writer)
     except (OSError, _Hidden, _Executing):
         # No permission, no descriptor left: whatever hides the answer must not cost the file.
         return Unclear()
@@ -180,10 +180,11 @@ def _read_task(pid: int) -> _Task | None:
     )
 
 
-def _held_by_family(file: OpenFile) -> bool | None:
+def _held_by_family(file: OpenFile, writer: _Task) -> bool | None:
     """Whether the writer or anybody who can have got the file from it holds it.
 
-    ``None``: it is under way in a socket, or was when somebody looked.
+    ``None``: it is under way in a socket, or was when somebody looked. A writer that is being torn
+    down may have closed its sockets a moment ago, so it is taken for one that had some.
     """
     has_sockets = False
     for pid in _family(file.pid):
@@ -191,7 +192,7 @@ def _held_by_family(file: OpenFile) -> bool | None:
         if found.holds:
             return True
         has_sockets = has_sockets or bool(found.sockets)
-    if not (has_sockets or file.shared_before):
+    if not (has_sockets or file.shared_before or writer.exiting):
         return False
     return _held_by_anybody(file, has_sockets)
 

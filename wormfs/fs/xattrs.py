@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 
-from wormfs.clock import NS_PER_S
+from wormfs.clock import timestamp
 from wormfs.errors import NoSuchAttribute, OutOfSpace, Sealed, Unsupported
 from wormfs.model import Record, Retention
 from wormfs.spool.entry import Entry
@@ -74,8 +73,3 @@ def _of_retention(retention: Retention) -> dict[bytes, bytes]:
         b"user.wormfs.retain_until": b"forever" if until is None else timestamp(until).encode(),
         b"user.wormfs.hold": ",".join(retention.holds).encode(),
     }
-
-
-def timestamp(at_ns: int) -> str:
-    """ISO 8601 in UTC, to the second: for people and for sorting."""
-    return datetime.datetime.fromtimestamp(at_ns // NS_PER_S, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, SetattrFields, StatvfsData
 
+from wormfs.errors import NotFound
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.filesystem import FileSystem
 from wormfs.fuse.guard import guarded, guarded_unanswered
@@ -43,7 +44,8 @@ class WormOperations(pyfuse3.Operations):
         entry.st_mtime_ns = found.mtime_ns
         entry.st_ctime_ns = found.ctime_ns
         entry.attr_timeout = found.cache_s
-        entry.entry_timeout = self._fs.name_cache_s
+        # What is not a record yet may go at any time, and its name must be free at once then.
+        entry.entry_timeout = min(found.cache_s, self._fs.name_cache_s)
         return entry
 
     @guarded
@@ -88,7 +90,12 @@ class WormOperations(pyfuse3.Operations):
 
     @guarded
     async def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
-        opened = await self._fs.open(inode, flags, _caller(ctx))
+        try:
+            opened = await self._fs.open(inode, flags, _caller(ctx))
+        except NotFound as error:
+            # The name went since the kernel looked it up. At ESTALE it looks again, and creates the file
+            # if that is what was asked for; at ENOENT open(2) with O_CREAT would fail with just that.
+            raise pyfuse3.FUSEError(errno.ESTALE) from error
         return _file_info(opened.handle, opened.keep_cache)
 
     @guarded

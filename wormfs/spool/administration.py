@@ -202,9 +202,10 @@ class Administration:
         key, name = record.key, self._backend.name
         if not ours and self._spool.get(key) is not None:
             raise AlreadyExists("the name is taken by a file on its way", backend=name, key=key)
-        if await threads.run(self._is_absent, key):
+        # Questions only: a backend that hangs must not keep the daemon from stopping.
+        if await threads.run_abandonable(self._is_absent, key):
             return
-        theirs = await threads.run(self._backend.record, key)
+        theirs = await threads.run_abandonable(self._backend.record, key)
         if theirs is not None and theirs.sha256 == record.sha256:
             raise AlreadyExists(
                 "the backend holds these very bytes; discard the entry", backend=name, key=key

@@ -15,7 +15,7 @@ from wormfs.errors import NotFound, Refused
 from wormfs.oserrors import translating
 from wormfs.spool.journal import UNKNOWN_KEY, EntryRecord, data_name
 from wormfs.spool.quarantine import Quarantine, QuarantinedEntry
-from wormfs.spool.recovery import ENTRIES, QUARANTINE, read_entries, read_format
+from wormfs.spool.recovery import ENTRIES, QUARANTINE, read_entries
 from wormfs.worm.lifecycle import EntryState
 
 _FIXED: Final = (EntryState.SEALED, EntryState.QUARANTINED)
@@ -65,12 +65,6 @@ class StoredEntry:
         except FileNotFoundError as error:
             where = "it may have been committed meanwhile" if self.where is Where.ENTRIES else "they are gone"
             raise NotFound(f"entry {self.entry_id} has no bytes in the spool: {where}") from error
-
-
-def exists(directory: str) -> bool:
-    """Whether there is a spool. Raises JournalError for one that is not known, AccessDenied."""
-    with translating("", None, f"read the spool {directory}"):
-        return read_format(directory) is not None
 
 
 def read(directory: str, clock: Clock) -> list[StoredEntry]:

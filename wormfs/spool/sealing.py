@@ -107,7 +107,7 @@ class Sealer:
             # Its name is free and nothing is published; the next start finishes the move.
             name = self._backend
             log.error("%s: ALERT: entry %s could not be moved to quarantine: %s", name, entry.id, error)
-            if slot.record is not record:
+            if slot.record is not None and not slot.record.state.ended:
                 # The decision at least: what the journal calls sealed would be published at the next start.
                 with contextlib.suppress(WormfsError):
                     slot.write_durably(record)

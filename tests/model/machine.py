@@ -1,0 +1,296 @@
+"""Random operations on the file system without FUSE and on the model; the whole tree compared after each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.crash.archive import local_backend, visible
+from tests.model.archive import GRACE_S, Model, ModelFile, State
+from tests.support.faulty import FaultyBackend
+from tests.support.inprocess import Host, OpenFile, StillClock, options
+from tests.support.powerloss import syncing_nothing
+from wormfs.errors import Unavailable, WormfsError
+from wormfs.fs.attributes import AttributeChange
+from wormfs.model import Key
+from wormfs.spool.committer import RetryPolicy
+from wormfs.worm.lifecycle import EntryState
+
+COMMIT_TIMEOUT_S = 10.0
+# No sum of these meets the end of a window exactly.
+STEPS_S = (3.5, 11.25, 61.0)
+
+DIRECTORIES = (b"d", b"e", b"d/f")
+NAMES = (b"a", b"b", b"c", b"d")
+PATHS = tuple(
+    folder + b"/" + name if folder else name for folder in (b"", b"d", b"e", b"d/f") for name in NAMES
+)
+
+paths = st.sampled_from(PATHS)
+directory_paths = st.sampled_from((*DIRECTORIES, b"a", b"d/d"))
+data = st.binary(min_size=1, max_size=40)
+offsets = st.sampled_from((0, 0, 1, 7, 30, 5000))
+modes = st.sampled_from((0o644, 0o600, 0o444, 0o640))
+xattr_names = st.sampled_from((b"user.one", b"user.two"))
+
+NEEDS_SERVER = ("begin", "resume", "publish", "make_directory", "remove_directory", "set_directory_attributes")
+
+
+class FileSystemMachine(RuleBasedStateMachine):
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = Path(tempfile.mkdtemp(prefix="wormfs-model-"))
+        self.root = self.base / "root"
+        self.root.mkdir()
+        self.cleanup = ExitStack()
+        self.cleanup.callback(shutil.rmtree, self.base)
+        self.cleanup.enter_context(syncing_nothing())
+        self.handles: list[tuple[OpenFile, ModelFile]] = []
+        self.host: Host | None = None
+
+    @initialize(settle_s=st.sampled_from((0.0, 10.0)))
+    def begin(self, settle_s: float) -> None:
+        self.model = Model(settle_s)
+        self.host = self._new_host(StillClock().now_ns())
+
+    def _new_host(self, start_ns: int) -> Host:
+        backend = FaultyBackend(local_backend(self.root))
+        if self.model.down:
+            self._take_down(backend)
+        settings = options(
+            settle_s=self.model.settle_s,
+            empty_grace_s=GRACE_S,
+            commit_timeout_s=COMMIT_TIMEOUT_S,
+            retry=RetryPolicy(first_delay_s=0.5, last_delay_s=2.0),
+        )
+        host = Host(backend, settings=settings, clock=StillClock(start_ns)).start()
+        host.quiet()
+        return host
+
+    def _take_down(self, backend: FaultyBackend) -> None:
+        for call in NEEDS_SERVER:
+            backend.faults.fail(call, Unavailable("down"))
+
+    def teardown(self) -> None:
+        if self.host is not None:
+            self.host.crash()
+        self.cleanup.close()
+
+    @property
+    def real(self) -> Host:
+        assert self.host is not None
+        return self.host
+
+    def both(self, model: Callable[[], object], real: Callable[[], object]) -> tuple[object, object] | None:
+        """The same operation on both; the results, or None if both failed in the same way."""
+        try:
+            expected = model()
+        except WormfsError as error:
+            try:
+                real()
+            except WormfsError as found:
+                assert type(found) is type(error), f"{found!r} instead of {error!r}"
+                return None
+            raise AssertionError(f"no {error!r}") from error
+        return expected, real()
+
+    # Files
+
+    @rule(path=paths, mode=modes)
+    def create(self, path: bytes, mode: int) -> None:
+        made = self.both(lambda: self.model.create(path, mode), lambda: self.real.create(path, mode))
+        self._opened(made)
+
+    @rule(path=paths, content=data, mode=modes)
+    def store(self, path: bytes, content: bytes, mode: int) -> None:
+        made = self.both(lambda: self.model.create(path, mode), lambda: self.real.create(path, mode))
+        self._opened(made)
+        if made is not None:
+            file, model = self.handles[-1]
+            self.model.write(model, 0, content)
+            self.real.write(file, content)
+            self._close(len(self.handles) - 1)
+
+    @rule(path=paths, truncate=st.booleans())
+    def open_to_write(self, path: bytes, truncate: bool) -> None:
+        if path in self.model.directories:
+            return  # the kernel answers that itself
+        flags = os.O_WRONLY | (os.O_TRUNC if truncate else 0)
+        made = self.both(lambda: self.model.reopen(path, truncate), lambda: self.real.open(path, flags))
+        self._opened(made)
+
+    def _opened(self, made: tuple[object, object] | None) -> None:
+        if made is not None:
+            model, file = made
+            assert isinstance(model, ModelFile)
+            assert isinstance(file, OpenFile)
+            self.handles.append((file, model))
+
+    @precondition(lambda self: self.handles)
+    @rule(which=st.integers(0, 99), offset=offsets, content=data)
+    def write(self, which: int, offset: int, content: bytes) -> None:
+        file, model = self.handles[which % len(self.handles)]
+        self.both(lambda: self.model.write(model, offset, content), lambda: self.real.write(file, content, offset))
+
+    @precondition(lambda self: self.handles)
+    @rule(which=st.integers(0, 99), size=offsets)
+    def truncate(self, which: int, size: int) -> None:
+        file, model = self.handles[which % len(self.handles)]
+        if model.state is not State.GONE:
+            self.both(lambda: self.model.truncate(model, size), lambda: self.real.truncate(file, size))
+
+    @precondition(lambda self: self.handles)
+    @rule(which=st.integers(0, 99))
+    def sync(self, which: int) -> None:
+        file, _ = self.handles[which % len(self.handles)]
+        self.real.fsync(file)
+
+    @precondition(lambda self: self.handles)
+    @rule(which=st.integers(0, 99))
+    def close(self, which: int) -> None:
+        self._close(which % len(self.handles))
+
+    def _close(self, which: int) -> None:
+        file, model = self.handles.pop(which)
+        if not self.model.close(model):
+            self.real.close(file)
+            return
+        # Down: it is sealed, and the program gives up waiting.
+        closing = self.real.background(self.real.close, file)
+        self.real.wait_for(lambda: self._is_sealed(model.path), "it is sealed")
+        self._advance(11.25)
+        try:
+            closing.result(10)
+        except Unavailable:
+            return
+        raise AssertionError("close reported success though the backend is down")
+
+    def _is_sealed(self, path: bytes) -> bool:
+        entry = self.real.stack.spool.get(Key(path))
+        return entry is not None and entry.state is EntryState.SEALED and not entry.closing.locked()
+
+    # Names and attributes
+
+    @rule(path=paths)
+    def unlink(self, path: bytes) -> None:
+        self.both(lambda: self.model.unlink(path), lambda: self.real.unlink(path))
+
+    @rule(path=paths, new_path=paths)
+    def rename(self, path: bytes, new_path: bytes) -> None:
+        if not new_path.startswith(path + b"/"):  # EINVAL, says the kernel
+            self.both(lambda: self.model.rename(path, new_path), lambda: self.real.rename(path, new_path))
+
+    @rule(path=directory_paths, new_path=directory_paths)
+    def rename_directory(self, path: bytes, new_path: bytes) -> None:
+        self.rename(path, new_path)
+
+    @rule(path=paths, mode=modes)
+    def chmod(self, path: bytes, mode: int) -> None:
+        change = AttributeChange(mode=stat.S_IFREG | mode)
+        self.both(lambda: self.model.chmod(path, mode), lambda: self.real.change(path, change))
+
+    @rule(path=paths, mtime_s=st.integers(-10, 2_000_000_000))
+    def utime(self, path: bytes, mtime_s: int) -> None:
+        mtime_ns = mtime_s * 1_000_000_000 + 1
+        change = AttributeChange(mtime_ns=mtime_ns)
+        self.both(lambda: self.model.utime(path, mtime_ns), lambda: self.real.change(path, change))
+
+    @rule(path=paths, name=xattr_names, value=data)
+    def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
+        self.both(lambda: self.model.setxattr(path, name, value), lambda: self.real.setxattr(path, name, value))
+
+    @rule(path=paths, name=xattr_names)
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        self.both(lambda: self.model.removexattr(path, name), lambda: self.real.removexattr(path, name))
+
+    # Directories
+
+    @rule(path=directory_paths)
+    def mkdir(self, path: bytes) -> None:
+        if not (self.model.down and self.model.exists(path)):  # the kernel looks it up first
+            self.both(lambda: self.model.mkdir(path), lambda: self.real.mkdir(path))
+
+    @rule(path=directory_paths)
+    def rmdir(self, path: bytes) -> None:
+        self.both(lambda: self.model.rmdir(path), lambda: self.real.rmdir(path))
+
+    # Time and trouble
+
+    @rule(seconds=st.sampled_from(STEPS_S))
+    def time_goes_by(self, seconds: float) -> None:
+        self._advance(seconds)
+
+    def _advance(self, seconds: float) -> None:
+        self.model.advance(seconds)
+        self.real.advance(seconds)
+
+    @rule()
+    def outage(self) -> None:
+        self.model.down = True
+        assert isinstance(self.real.backend, FaultyBackend)
+        self._take_down(self.real.backend)
+
+    @precondition(lambda self: self.host is not None and self.model.down)
+    @rule()
+    def recovery(self) -> None:
+        self.model.down = False
+        assert isinstance(self.real.backend, FaultyBackend)
+        self.real.backend.faults.clear()
+        self._advance(3.5)
+
+    @rule(orderly=st.booleans())
+    def restart(self, orderly: bool) -> None:
+        old = self.real
+        if orderly:
+            old.stop()
+        else:
+            old.crash()
+        self.handles.clear()
+        self.model.restart()
+        self.host = self._new_host(old.clock.now_ns())
+
+    # What must hold
+
+    @invariant()
+    def same_tree(self) -> None:
+        if self.host is None:
+            return
+        tree = self.real.tree()
+        assert set(tree) == self.model.files.keys() | self.model.directories
+        for path in self.model.directories:
+            assert stat.S_ISDIR(tree[path].mode), path
+        for path, file in self.model.files.items():
+            shown = self.real.stat(path)
+            assert (shown.mode, shown.size_bytes) == (tree[path].mode, tree[path].size_bytes), path
+            assert shown.mode == stat.S_IFREG | file.shown_mode, f"{path!r}: {shown.mode:o}, {file}"
+            assert shown.size_bytes == len(file.content), path
+            if file.mtime_ns is not None:
+                assert shown.mtime_ns == file.mtime_ns, path
+            assert self.real.load(path) == file.content, path
+            xattrs = self.real.xattrs(path)
+            own = {name: value for name, value in xattrs.items() if not name.startswith(b"user.wormfs.")}
+            assert own == file.xattrs, path
+            assert xattrs[b"user.wormfs.state"].decode() == file.state.value, path
+
+    @invariant()
+    def only_records_on_the_disk(self) -> None:
+        if self.host is None:
+            return
+        records = {p: f.content for p, f in self.model.files.items() if f.state is State.COMMITTED}
+        assert visible(self.root) == records | dict.fromkeys(self.model.directories)
+        kept = []
+        for entry in self.real.stack.quarantine.entries():
+            assert entry.record is not None
+            with self.real.stack.quarantine.open_data(entry.entry_id) as content:
+                kept.append((bytes(entry.record.key), content.read()))
+        assert sorted(kept) == sorted(self.model.quarantine)

@@ -1,0 +1,15 @@
+"""The state machine, and each failure that it has found, by name."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+from tests.model.machine import FileSystemMachine
+
+# Half an hour under soak; here what fits.
+_EXAMPLES = 2500 if os.environ.get("WORMFS_SOAK") else 60
+
+TestFileSystem = FileSystemMachine.TestCase
+TestFileSystem.settings = settings(max_examples=_EXAMPLES, stateful_step_count=40)
