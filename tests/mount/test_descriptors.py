@@ -374,7 +374,7 @@ def test_one_warning_in_the_log(place: Place) -> None:
     gone(place, b"half\n")
     new = place.daemon.log_text()[len(before) :]
     lines = [line for line in new.splitlines() if "quarantine" in line]
-    assert len(lines) == 1 and lines[0].startswith("warning") and "signal 9" in lines[0]
+    assert len(lines) == 1 and " warning " in lines[0] and "signal 9" in lines[0]
 
 
 @pytest.mark.row("close-last")

@@ -54,9 +54,12 @@ class Closing:
         """What else a FLUSH means that did not seal."""
         entry, writer = handle.entry, handle.writer
         match verdict:
-            case StillOpen(writer_failed):
+            case StillOpen(writer_failed, heir):
                 writer.shared_before = True
                 writer.failed = writer.failed or writer_failed
+                if heir is not None:
+                    # The writer has let go of it; how this one ends is what matters from now on.
+                    writer.pid, writer.opened_boot_s = heir.pid, heir.started_boot_s
                 if entry.write_error is not None:
                     raise entry.write_error
             case WriterFailed(reason):

@@ -23,18 +23,24 @@ Sources: proc(5); linux/include/linux/sched.h (PF_EXITING).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, assert_never
-
-from wormfs import threads
+from typing import Final
 
 _PF_EXITING: Final = 0x4
 _MAX_DESCENDANTS: Final = 4096
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _START_TOLERANCE_S: Final = 1.0
-_PATIENCE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heir:
+    """A process that got the file from its writer."""
+
+    pid: int
+    started_boot_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,9 @@ class StillOpen:
     """Somebody else has the file open: there will be another close."""
 
     writer_failed: str | None = None
-    """The writer itself is ending badly meanwhile."""
+    """The writer itself is ending badly meanwhile, or one of its children is being killed."""
+    heir: Heir | None = None
+    """Who has it, where the writer itself has not any more: the writer from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +96,46 @@ def inspect(file: OpenFile) -> Verdict:
         return Unclear()
     try:
         writer = _read_task(file.pid)
-        if writer is None or writer.started_boot_s > file.opened_boot_s + _START_TOLERANCE_S:
-            return Unclear()
-        held = _held_by_family(file, writer)
-    except (OSError, _Hidden, _Executing):
-        # No permission, no descriptor left: whatever hides the answer must not cost the file.
+    except (OSError, _Executing):
         return Unclear()
-    match held:
-        case True:
-            verdict = writer.verdict()
-            return StillOpen(verdict.reason if isinstance(verdict, WriterFailed) else None)
-        case False:
-            return writer.verdict()
-        case None:
-            return Unclear()
-        case _:
-            assert_never(held)
+    if writer is None or writer.started_boot_s > file.opened_boot_s + _START_TOLERANCE_S:
+        return Unclear()
+    verdict = writer.verdict()
+    held: int | _Nobody | _UnderWay = _UnderWay()
+    try:
+        # No permission, no descriptor left: whatever hides the answer must not cost the file.
+        with contextlib.suppress(OSError, _Hidden, _Executing):
+            held = _held_by_family(file, writer)
+        if isinstance(held, int):
+            return _still_open(file, verdict, held)
+    except (OSError, _Hidden, _Executing):
+        held = _UnderWay()
+    if isinstance(held, _Nobody):
+        return verdict
+    # When RELEASE comes, nothing of the writer may be left to be seen: how it ends is noted now.
+    return StillOpen(verdict.reason) if isinstance(verdict, WriterFailed) else Unclear()
+
+
+def _still_open(file: OpenFile, verdict: LastClose | WriterFailed, holder: int) -> StillOpen:
+    """Somebody has it. Is anybody who had it being killed at this moment?"""
+    failed = verdict.reason if isinstance(verdict, WriterFailed) else _killed_child(file.pid)
+    if holder == file.pid:
+        return StillOpen(failed)
+    task = _read_task(holder)
+    return StillOpen(failed, None if task is None else Heir(holder, task.started_boot_s))
+
+
+def _killed_child(pid: int) -> str | None:
+    """A descendant that a signal is tearing down: this FLUSH is most likely its own.
+
+    Only signals count: that some command of a shell script ends with another status than 0 is nothing
+    special. A process that is dead already (a zombie) has flushed before.
+    """
+    for child in _family(pid):
+        task = _read_task(child) if child != pid else None
+        if task is not None and task.exiting and not task.dead and task.exit_code & 0x7F:
+            return f"{task.command} was killed by signal {task.exit_code & 0x7F}"
+    return None
 
 
 def ended_badly(pid: int, opened_boot_s: float) -> str | None:
@@ -118,8 +150,18 @@ def ended_badly(pid: int, opened_boot_s: float) -> str | None:
     return verdict.reason if isinstance(verdict, WriterFailed) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Nobody:
+    """No process has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """It may be on its way through a socket."""
+
+
 class _Hidden(Exception):
-    """A process does not show its mappings in time, or has more descendants than can be looked through."""
+    """The writer has more descendants than anybody should look through at a close."""
 
 
 class _Executing(Exception):
@@ -150,6 +192,7 @@ class _Task:
 
     command: str
     exiting: bool
+    dead: bool
     started_boot_s: float
     exit_code: int
 
@@ -175,29 +218,30 @@ def _read_task(pid: int) -> _Task | None:
     return _Task(
         command=command.decode("utf-8", "replace"),
         exiting=bool(int(fields[6]) & _PF_EXITING),
+        dead=fields[0] in (b"Z", b"X"),
         started_boot_s=int(fields[19]) / _CLOCK_TICKS,
         exit_code=int(fields[49]),
     )
 
 
-def _held_by_family(file: OpenFile, writer: _Task) -> bool | None:
-    """Whether the writer or anybody who can have got the file from it holds it.
+def _held_by_family(file: OpenFile, writer: _Task) -> int | _Nobody | _UnderWay:
+    """Which process has the file, of the writer and all who can have got it from it.
 
-    ``None``: it is under way in a socket, or was when somebody looked. A writer that is being torn
-    down may have closed its sockets a moment ago, so it is taken for one that had some.
+    A writer that is being torn down may have closed its sockets a moment ago, so it is taken for one that
+    had some.
     """
     has_sockets = False
     for pid in _family(file.pid):
         found = _look_at(pid, file)
         if found.holds:
-            return True
+            return pid
         has_sockets = has_sockets or bool(found.sockets)
     if not (has_sockets or file.shared_before or writer.exiting):
-        return False
+        return _Nobody()
     return _held_by_anybody(file, has_sockets)
 
 
-def _held_by_anybody(file: OpenFile, has_sockets: bool) -> bool | None:
+def _held_by_anybody(file: OpenFile, has_sockets: bool) -> int | _Nobody | _UnderWay:
     in_flight = False
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -208,12 +252,12 @@ def _held_by_anybody(file: OpenFile, has_sockets: bool) -> bool | None:
             # A process that only a stronger one may look at. It can have inherited the file only if it is
             # younger than that, and be given it only over a socket; else it has nothing to do with it.
             if has_sockets or _is_younger(int(name), file):
-                return None
+                return _UnderWay()
             continue
         if found.holds:
-            return True
+            return int(name)
         in_flight = in_flight or any(_descriptors_under_way(int(name), fd) for fd in found.sockets)
-    return None if in_flight else False
+    return _UnderWay() if in_flight else _Nobody()
 
 
 def _is_younger(pid: int, file: OpenFile) -> bool:
@@ -267,7 +311,7 @@ def _look_at(pid: int, file: OpenFile) -> _Found:
                     sockets.append(fd)
             elif _may_be(target, file.name) and _may_write(pid, fd, file.inode):
                 return _Found(holds=True)
-        if file.mappable and _maps_in_time(pid, file.inode):
+        if file.mappable and _maps(pid, file.inode):
             return _Found(holds=True)
     except (FileNotFoundError, ProcessLookupError):
         return _Found(holds=False)
@@ -295,18 +339,6 @@ def _may_write(pid: int, fd: str, inode: int) -> bool:
     except FileNotFoundError:
         return False
     return found and writes
-
-
-def _maps_in_time(pid: int, inode: int) -> bool:
-    """As ``_maps``, but not for ever.
-
-    The kernel answers when the process lets go of its memory map, and a process that waits for some other
-    file system, a dead one perhaps, may hold on to it. That must not hold up a close here.
-    """
-    try:
-        return threads.within(_PATIENCE_S, _maps, pid, inode)
-    except TimeoutError:
-        raise _Hidden from None
 
 
 def _maps(pid: int, inode: int) -> bool:
