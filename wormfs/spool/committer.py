@@ -150,10 +150,14 @@ class Committer:
         return None
 
     def _until_next_s(self) -> float:
-        idle = [e.retry_at for e in self._backlog.values() if e.id not in self._in_flight]
-        if not idle or len(self._in_flight) >= (1 if self._failures else self._limit):
+        if len(self._in_flight) >= (1 if self._failures else self._limit):
             return float("inf")
-        return max(0.0, max(self._not_before, min(idle)) - self._clock.monotonic())
+        now = self._clock.monotonic()
+        if now < self._not_before:
+            # Not a look at each of the thousands that may wait: nothing is tried before that anyway.
+            return self._not_before - now if self._backlog else float("inf")
+        idle = (e.retry_at for e in self._backlog.values() if e.id not in self._in_flight)
+        return max(0.0, min(idle, default=float("inf")) - now)
 
     async def _attempt(self, entry: Entry) -> None:
         try:
@@ -178,6 +182,8 @@ class Committer:
         self._failures = 0
         self._not_before = 0.0
         self._backlog.pop(entry.id, None)
+        if not self._backlog:
+            self.last_error = None
         self._wake.set()
         self._ended(entry, outcome)
 
@@ -222,10 +228,10 @@ class Committer:
         try:
             self._publish_once(entry, record)
         except AlreadyExists:
+            self._drop_transfer(entry)
             if not self._holds_same_bytes(entry.key, record):
                 message = "somebody else has stored other bytes under this name"
                 raise Conflict(message, backend=self._backend.name, key=entry.key) from None
-            self._drop_transfer(entry)
             return Published.IDENTICAL
         except WormfsError:
             self._drop_transfer(entry)

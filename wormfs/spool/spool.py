@@ -50,6 +50,8 @@ Waiting = Callable[[], Awaitable[None]]
 
 _REFILL_PAUSE_S = 5.0
 _SETTLE_LOOK_S = 30.0
+_SETTLE_STEP_S = 0.02
+_SETTLE_AGAIN_S = 0.2
 _ORDINARY_KEY_BYTES = 256
 """Without attributes, the journal of a name up to this long fits every record file; a test holds it."""
 _THREADS = 32
@@ -97,6 +99,8 @@ class Spool:
         self._questions = threads.limiter(max(1, backend.traits.connections))
         self._hashers = threads.limiter(max(1, os.cpu_count() or 1))
         self._settle_wake = trio.Event()
+        self._settle_next_ns: int | None = None
+        """When the next entry is due, as far as the watcher knows; None while it only waits to be woken."""
         self._refill_wake = trio.Event()
         self._nursery: trio.Nursery
         self.committer = Committer(
@@ -130,11 +134,16 @@ class Spool:
             self._settle_wake = trio.Event()
             now = self._clock.now_ns()
             settling = [e for e in self if e.state is EntryState.SETTLING and e.settle_until_ns is not None]
-            for entry in settling:
-                if (entry.settle_until_ns or 0) <= now:
+            due = [entry for entry in settling if (entry.settle_until_ns or 0) <= now]
+            for entry in due:
+                if not entry.closing.locked():  # else it is being settled, or changed: looked at again
                     self._nursery.start_soon(self._settled, entry)
             waiting = [e.settle_until_ns or 0 for e in settling if (e.settle_until_ns or 0) > now]
-            wait_s = (min(waiting) - now) / NS_PER_S if waiting else float("inf")
+            self._settle_next_ns = min(waiting, default=None)
+            # Several at a time: thousands that become due one by one would mean thousands of looks at all.
+            wait_s = max((min(waiting) - now) / NS_PER_S, _SETTLE_STEP_S) if waiting else float("inf")
+            if due:
+                wait_s = min(wait_s, _SETTLE_AGAIN_S)
             # Wall clock, because the promise must survive a restart; looked at again in case it jumps.
             with trio.move_on_after(min(wait_s, _SETTLE_LOOK_S)):
                 await self._settle_wake.wait()
@@ -460,7 +469,8 @@ class Spool:
         if closed is None:
             return None
         if entry.state is EntryState.SETTLING:
-            self._settle_wake.set()
+            if self._settle_next_ns is None or (entry.settle_until_ns or 0) < self._settle_next_ns:
+                self._settle_wake.set()
             return None
         self._hand_over(entry, closed)
         return lambda: self._committed(entry, deadline)
