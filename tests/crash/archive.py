@@ -12,7 +12,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,11 @@ class Ledger:
     def between(self, first: int, last: int) -> list[Promise]:
         """What holds when the power fails at any of these moments: all of it, if the disk is the same."""
         return [promise for promise in self.promises if promise.since <= last and first < promise.until]
+
+    def frozen(self) -> Ledger:
+        """The same promises, all of them from the beginning and for ever."""
+        promises = [replace(promise, since=0, until=FOREVER) for promise in self.promises]
+        return Ledger(self.now, promises, self.tried)
 
 
 def local_backend(root: Path) -> Backend:

@@ -77,7 +77,15 @@ class Writers:
     def start(self, count: int, round_: str, limit: int = -1) -> None:
         for number in range(count):
             seed = f"{round_}-{number}"
-            command = [sys.executable, "-c", WRITER, str(self._directory), str(self._logs / seed), seed, str(limit)]
+            command = [
+                sys.executable,
+                "-c",
+                WRITER,
+                str(self._directory),
+                str(self._logs / seed),
+                seed,
+                str(limit),
+            ]
             self._running.append(subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL))
 
     def wait(self, timeout_s: float = 60.0) -> None:
@@ -147,11 +155,11 @@ def examine(daemon: Daemon, logged: Logged) -> None:
     backend = registry.create("archive", "local", {"path": str(root)})
     backend.start()
     try:
-        for key, content in on_disk.items():
-            if content is None:
+        for key, found in on_disk.items():
+            if found is None:
                 continue
             assert key in logged.tried, f"{key!r} is there, and nobody made it"
-            digest = hashlib.sha256(content).hexdigest()
+            digest = hashlib.sha256(found).hexdigest()
             assert digest == logged.tried[key], f"{key!r} is visible and not whole"
             record = backend.record(Key(key))
             assert record is not None and record.sha256 == digest, f"{key!r}: {record}"

@@ -44,8 +44,10 @@ def test_kill_at_every_durable_step(
 ) -> None:
     daemon = daemons()
     # Immutable, or one of the steps would not be reached.
-    daemon.write_config({"archive": daemon.local("archive", immutable=True, empty_grace="0s", spool_reserve="0")})
-    daemon.start(**{durability.CRASH_VARIABLE: f"{step}:{count}"})
+    daemon.write_config(
+        {"archive": daemon.local("archive", immutable=True, empty_grace="0s", spool_reserve="0")}
+    )
+    daemon.start(wait=True, **{durability.CRASH_VARIABLE: f"{step}:{count}"})
     first = worker_pids(daemon)
     try:
         with writers(daemon.mountpoint / "archive", daemon.base / "logs") as load:

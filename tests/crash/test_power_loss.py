@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.archive import RUNS, Actor, Ledger, examine, make_host
+from tests.support.inprocess import StillClock
 from tests.support.powerloss import Moment, PowerLoss, syncing_nothing
-
 
 DETECTED = {
     "backends.local.backend.make_directory:sync_directory": "settling",
@@ -43,11 +43,11 @@ DETECTED = {
 HARMLESS = {
     "backends.local.probe._prove_sync:sync_directory": "it asks whether the disk can; nothing rests on it",
     "backends.local.probe._prove_sync:sync_file": "it asks whether the disk can; nothing rests on it",
-    "spool.quarantine._log:sync_directory": "removing the entry syncs the same directory, and only then returns",
+    "spool.quarantine._log:sync_directory": "removing the entry then syncs the same directory",
     "spool.recordfile.create:sync_file": "it takes the blocks; the first record syncs the content again",
-    "spool.store._check_format:sync_directory in write_file_durably": "making entries/ syncs the directory again",
-    "spool.store._trim_all:sync_directory": "what comes back after a clean stop is cleaned up at the next start",
-    "spool.store._trim_all:sync_directory#2": "what comes back after a clean stop is cleaned up at the next start",
+    "spool.store._check_format:sync_directory in write_file_durably": "making entries/ syncs it again",
+    "spool.store._trim_all:sync_directory": "what comes back is cleaned up at the next start",
+    "spool.store._trim_all:sync_directory#2": "what comes back is cleaned up at the next start",
     "spool.store.sweep:sync_directory": "what comes back is cleaned up again at the next start",
 }
 """The other syncs, with the reason why power loss does not tell whether they are there."""
@@ -122,6 +122,23 @@ def test_acknowledged_files_survive_whatever_part_reached_the_disk(
     disk, ledger = record(tmp_path / "disk", run)
     for lost in by_chance(disk, range(soak_factor), every=11 if soak_factor == 1 else 1):
         survive(disk, ledger, lost, tmp_path / "after")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_power_is_lost_again_while_recovering(run: str, tmp_path: Path, soak_factor: int) -> None:
+    disk, ledger = record(tmp_path / "disk", run)
+    for lost in itertools.islice(pessimistic(disk), 5, None, 1 if soak_factor > 1 else 40):
+        again = tmp_path / "again"
+        disk.rebuild(lost.moment, again)
+        second = PowerLoss(again)
+        with second.recording():
+            host = make_host(again, RUNS[run][1], StillClock().now_ns() + int(1e12)).start()
+            host.quiet()
+            host.stop()
+        promises = Ledger(lambda: 0, ledger.between(lost.since, lost.moment.number), ledger.tried)
+        for lost_again in pessimistic(second):
+            survive(second, promises.frozen(), lost_again, tmp_path / "after")
+        shutil.rmtree(again)
 
 
 @pytest.mark.parametrize("site", DETECTED)

@@ -1,5 +1,7 @@
-"""Every test here that takes ``place`` runs once per storage of ``tests.conformance.drivers``: a further driver
-gets all of them for free."""
+"""Every test that takes ``place`` runs once per storage of ``tests.conformance.drivers``.
+
+A further driver gets all of them for free.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.drivers import STORAGES, Storage
-from tests.support.faulty import FaultyBackend, Faults
+from tests.support.faulty import Faults, FaultyBackend
 from tests.support.inprocess import Host, StillClock, options
 from wormfs.fs.stack import StackOptions
 from wormfs.spool.committer import RetryPolicy
-
 
 OPTIONS = options(commit_timeout_s=10.0, retry=RetryPolicy(first_delay_s=0.5, last_delay_s=2.0))
 

@@ -12,7 +12,15 @@ import pytest
 from tests.fault.conftest import Place
 from tests.support.inprocess import Host, OpenFile, options
 from wormfs.backends.base import Transfer
-from wormfs.errors import AlreadyExists, BackendFault, Busy, DirectoryNotEmpty, OutOfSpace, Sealed, Unavailable
+from wormfs.errors import (
+    AlreadyExists,
+    BackendFault,
+    Busy,
+    DirectoryNotEmpty,
+    OutOfSpace,
+    Sealed,
+    Unavailable,
+)
 from wormfs.fs.attributes import AttributeChange
 from wormfs.model import Key
 from wormfs.spool.committer import RetryPolicy

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.crash.archive import local_backend, visible
-from tests.model.archive import GRACE_S, Model, ModelFile, State
+from tests.model.rules import GRACE_S, Model, ModelFile, State
 from tests.support.faulty import FaultyBackend
 from tests.support.inprocess import Host, OpenFile, StillClock, options
 from tests.support.powerloss import syncing_nothing
@@ -41,7 +41,14 @@ offsets = st.sampled_from((0, 0, 1, 7, 30, 5000))
 modes = st.sampled_from((0o644, 0o600, 0o444, 0o640))
 xattr_names = st.sampled_from((b"user.one", b"user.two"))
 
-NEEDS_SERVER = ("begin", "resume", "publish", "make_directory", "remove_directory", "set_directory_attributes")
+NEEDS_SERVER = (
+    "begin",
+    "resume",
+    "publish",
+    "make_directory",
+    "remove_directory",
+    "set_directory_attributes",
+)
 
 
 class FileSystemMachine(RuleBasedStateMachine):
@@ -140,7 +147,9 @@ class FileSystemMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99), offset=offsets, content=data)
     def write(self, which: int, offset: int, content: bytes) -> None:
         file, model = self.handles[which % len(self.handles)]
-        self.both(lambda: self.model.write(model, offset, content), lambda: self.real.write(file, content, offset))
+        self.both(
+            lambda: self.model.write(model, offset, content), lambda: self.real.write(file, content, offset)
+        )
 
     @precondition(lambda self: self.handles)
     @rule(which=st.integers(0, 99), size=offsets)
@@ -207,7 +216,9 @@ class FileSystemMachine(RuleBasedStateMachine):
 
     @rule(path=paths, name=xattr_names, value=data)
     def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
-        self.both(lambda: self.model.setxattr(path, name, value), lambda: self.real.setxattr(path, name, value))
+        self.both(
+            lambda: self.model.setxattr(path, name, value), lambda: self.real.setxattr(path, name, value)
+        )
 
     @rule(path=paths, name=xattr_names)
     def removexattr(self, path: bytes, name: bytes) -> None:

@@ -15,21 +15,15 @@ import pytest
 from tests.support.daemon import Daemon
 from tests.support.tools import Place, eventually, memory_kib, state
 
-PROCESSES = 32
+PROCESSES, ROUNDS = 32, 200
 SIZE = 20_000
 _FLAGS = {"O_EXCL": os.O_EXCL, "O_TRUNC": os.O_TRUNC}
 
 
-@pytest.fixture
-def rounds(soak_factor: int) -> int:
-    """Enough to meet, few enough for the suite; 200 under ``make soak``."""
-    return 200 if soak_factor > 1 else 30
-
-
-def race(rounds: int, flags: int, results: Path, *directories: Path) -> list[list[str]]:
+def race(flags: int, results: Path, *directories: Path) -> list[list[str]]:
     """What every racer was told, by round."""
     program = Path(__file__).parent / "programs" / "race.py"
-    words = [PROCESSES, rounds, flags, results, *directories]
+    words = [PROCESSES, ROUNDS, flags, results, *directories]
     done = subprocess.run(
         [sys.executable, "-I", program, *(str(word) for word in words)],
         stdout=subprocess.PIPE,
@@ -49,21 +43,21 @@ def winner_of(told: list[str], allowed: set[str]) -> int:
 @pytest.mark.row("create-exclusive")
 @pytest.mark.row("open-write-writing")
 @pytest.mark.parametrize("flags", _FLAGS)
-def test_one_winner(place: Place, tmp_path: Path, rounds: int, flags: str) -> None:
+def test_one_winner(place: Place, tmp_path: Path, flags: str) -> None:
     expected = {"O_EXCL": {errno.EEXIST}, "O_TRUNC": {errno.EBUSY, errno.EPERM}}[flags]
-    for number, told in enumerate(race(rounds, _FLAGS[flags], tmp_path, place.path)):
+    for number, told in enumerate(race(_FLAGS[flags], tmp_path, place.path)):
         winner = winner_of(told, {f"open {value}" for value in expected})
         path = place / str(number)
         assert path.read_bytes() == place.stored(path).read_bytes() == f"{winner:04}".encode() * (SIZE // 4)
         assert state(path) == "committed"
-    assert len(place.visible()) == rounds
+    assert len(place.visible()) == ROUNDS
     assert place.quarantined() == []
 
 
 @pytest.mark.row("create-exclusive")
 @pytest.mark.parametrize("flags", _FLAGS)
 def test_one_winner_between_two_daemons(
-    fresh_daemon: Callable[..., Daemon], tmp_path: Path, rounds: int, flags: str
+    fresh_daemon: Callable[..., Daemon], tmp_path: Path, flags: str
 ) -> None:
     one, two = fresh_daemon(exams={}), fresh_daemon(exams={})
     shared = one.data("exams")
@@ -76,7 +70,7 @@ def test_one_winner_between_two_daemons(
     allowed = {f"open {value}" for value in (errno.EEXIST, errno.EBUSY, errno.EPERM)}
     allowed.add(f"close {errno.EEXIST}")
     lost = 0
-    for number, told in enumerate(race(rounds, _FLAGS[flags], tmp_path, place.path, other)):
+    for number, told in enumerate(race(_FLAGS[flags], tmp_path, place.path, other)):
         winner = winner_of(told, allowed)
         lost += told.count(f"close {errno.EEXIST}")
         expected = f"{winner:04}".encode() * (SIZE // 4)
@@ -106,7 +100,11 @@ def test_memory_of_a_worker_with_sixteen_writers(
         for number, size in enumerate(["8k", "1M"] * 8)
     ]
     for writer in writers:
-        assert writer.wait(200) == 0
+        assert writer.wait(600) == 0
     assert {path.stat().st_size for path in place.path.iterdir()} == {mib << 20}
-    eventually(lambda: {state(path) for path in place.path.iterdir()} == {"committed"}, "all are records")
+    eventually(
+        lambda: {state(path) for path in place.path.iterdir()} == {"committed"},
+        "all are records",
+        timeout_s=120,
+    )
     assert memory_kib(worker, "VmHWM") < 120 * 1024

@@ -175,7 +175,9 @@ def test_rsync_a_with_a_settle_window(place_in: PlaceIn, source: Path) -> None:
     same_attributes(source, place / "copy")
     assert os.getxattr(place / "copy" / "small", "user.course") == b"algebra"
     same_files(source, place.stored(place / "copy"))
-    assert works("rsync", "-a", "--itemize-changes", "--chmod=F-w", f"{source}/", f"{place.path}/copy/") == ""
+    again = works("rsync", "-a", "--itemize-changes", "--chmod=F-w", f"{source}/", f"{place.path}/copy/")
+    # Only times of directories may differ: files appeared in them at the end of the window.
+    assert all(line.startswith(".d..t") for line in again.splitlines()), again
 
 
 @pytest.mark.row("rename-committed")

@@ -70,11 +70,14 @@ def options(
     settle_s: float = 0.0,
     empty_grace_s: float = 60.0,
     commit_timeout_s: float = 60.0,
-    retry: RetryPolicy = RetryPolicy(first_delay_s=1.0, last_delay_s=8.0),
+    retry: RetryPolicy | None = None,
 ) -> StackOptions:
     """Settings for a host in virtual seconds; no reserve, so that a full machine does not fail tests."""
     spool = SpoolOptions(
-        settle_s=settle_s, empty_grace_s=empty_grace_s, commit_timeout_s=commit_timeout_s, retry=retry
+        settle_s=settle_s,
+        empty_grace_s=empty_grace_s,
+        commit_timeout_s=commit_timeout_s,
+        retry=retry or RetryPolicy(first_delay_s=1.0, last_delay_s=8.0),
     )
     return StackOptions(spool=spool, reserve=lambda total_bytes: 0, space_cache_s=0.0)
 
@@ -162,7 +165,7 @@ class Host:
     def _run(self) -> None:
         try:
             trio.run(self._main, clock=self.clock.trio)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (told to whoever waits)
             if not self._ready.done():
                 self._ready.set_exception(error)
             self._ended.set_exception(error)
@@ -179,7 +182,7 @@ class Host:
                 await self.stack.start(nursery)
                 on_failure.pop_all()
             self._ready.set_result(None)
-            await trio.sleep_forever()
+            await trio.sleep(float("inf"))
         if self._stop_timeout_s is not None:
             with trio.CancelScope(shield=True):
                 await self.stack.stop(self._stop_timeout_s)
@@ -339,10 +342,10 @@ class Host:
         """The whole content."""
         file = self.open(path)
         try:
-            parts = []
-            while part := self.read(file, sum(map(len, parts)), 1 << 20):
-                parts.append(part)
-            return b"".join(parts)
+            content = bytearray()
+            while part := self.read(file, len(content), 1 << 20):
+                content += part
+            return bytes(content)
         finally:
             self.close(file)
 
@@ -351,9 +354,12 @@ class Host:
             self.call(self.fs.unlink, parent, name, self.caller)
 
     def rename(self, path: bytes, target: bytes, flags: int = 0) -> None:
-        with self.place_of(path) as (parent, name), self.inode_of(path):
-            with self.place_of(target) as (new_parent, new_name):
-                self.call(self.fs.rename, parent, name, new_parent, new_name, flags)
+        with (
+            self.place_of(path) as (parent, name),
+            self.inode_of(path),
+            self.place_of(target) as (new_parent, new_name),
+        ):
+            self.call(self.fs.rename, parent, name, new_parent, new_name, flags)
 
     def change(self, path: bytes, change: AttributeChange) -> Attributes:
         with self.inode_of(path) as inode:

@@ -334,5 +334,3 @@ def _site(name: str) -> str:
 def _ordinal(code: CodeType, line: int, called: str) -> int:
     lines, first = inspect.getsourcelines(code)
     return sum(f"durability.{called}(" in text for text in lines[: line - first + 1])
-
-

@@ -223,7 +223,9 @@ class Model:
     def rmdir(self, path: bytes) -> None:
         if self.find(path) is not None:
             raise NotADirectory
-        if any(name in self.files and self.files[name].state is not State.COMMITTED for name in self.below(path)):
+        if any(
+            name in self.files and self.files[name].state is not State.COMMITTED for name in self.below(path)
+        ):
             raise DirectoryNotEmpty
         self._ask()
         if self.below(path):

@@ -1,0 +1,244 @@
+"""A smaller machine through the operating system's calls, on a real mount; whole trees compared."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.support.daemon import Daemon, daemons
+
+__all__ = ["daemons"]
+
+_EXAMPLES = 800 if os.environ.get("WORMFS_SOAK") else 60
+
+FOLDERS = ("", "d/", "e/")
+NAMES = ("a", "b", "c", "d")
+paths = st.sampled_from([folder + name for folder in FOLDERS for name in NAMES])
+contents = st.one_of(st.binary(max_size=30), st.sampled_from([b"x" * 5000, b"y" * 200_000]))
+
+
+@contextlib.contextmanager
+def refused(*numbers: int) -> Iterator[None]:
+    with pytest.raises(OSError) as raised:
+        yield
+    assert raised.value.errno in numbers, raised.value
+
+
+class MountMachine(RuleBasedStateMachine):
+    """Files are stored whole; what is closed is a record for good."""
+
+    mount: ClassVar[Path]
+    disk: ClassVar[Path]
+    rounds: ClassVar[Iterator[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = f"round-{next(self.rounds)}"
+        os.mkdir(self.mount / self.top)
+        self.files: dict[str, bytes] = {}
+        self.directories: set[str] = set()
+        self.writing: dict[str, tuple[int, bytes]] = {}
+
+    def at(self, path: str) -> Path:
+        return self.mount / self.top / path
+
+    def blocked(self, path: str) -> int | None:
+        """What stands between the root and ``path``."""
+        folder = path.rpartition("/")[0]
+        if folder in self.files or folder in self.writing:
+            return errno.ENOTDIR
+        return None if not folder or folder in self.directories else errno.ENOENT
+
+    def taken(self, path: str) -> bool:
+        return path in self.files or path in self.directories or path in self.writing
+
+    def below(self, path: str) -> bool:
+        return any(name.startswith(path + "/") for name in (*self.files, *self.directories, *self.writing))
+
+    @rule(path=paths, content=contents)
+    def begin(self, path: str, content: bytes) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        number = self.blocked(path) or (errno.EEXIST if self.taken(path) else None)
+        if number is not None:
+            with refused(number):
+                os.open(self.at(path), flags)
+            return
+        fd = os.open(self.at(path), flags, 0o644)
+        assert os.write(fd, content) == len(content)
+        self.writing[path] = (fd, content)
+
+    @precondition(lambda self: self.writing)
+    @rule(which=st.integers(0, 99), offset=st.sampled_from([0, 3, 9000]), content=contents)
+    def write_more(self, which: int, offset: int, content: bytes) -> None:
+        path = sorted(self.writing)[which % len(self.writing)]
+        fd, before = self.writing[path]
+        if content:
+            assert os.pwrite(fd, content, offset) == len(content)
+            after = before[:offset].ljust(offset, b"\0") + content + before[offset + len(content) :]
+            self.writing[path] = (fd, after)
+
+    @precondition(lambda self: self.writing)
+    @rule(which=st.integers(0, 99))
+    def finish(self, which: int) -> None:
+        path = sorted(self.writing)[which % len(self.writing)]
+        fd, content = self.writing.pop(path)
+        os.close(fd)
+        self.files[path] = content
+        # This process has unix sockets (the daemon is its child): where some process cannot be looked at, the
+        # daemon cannot know that this was the last close, and commits at RELEASE, a moment later.
+        until = time.monotonic() + 10
+        while os.getxattr(self.at(path), "user.wormfs.state") != b"committed":
+            assert time.monotonic() < until, f"{path} is not committed"
+            time.sleep(0.001)
+
+    @rule(
+        path=paths,
+        flags=st.sampled_from([os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_RDONLY | os.O_TRUNC]),
+    )
+    def open_to_write(self, path: str, flags: int) -> None:
+        if path in self.files:
+            with refused(errno.EPERM):
+                os.open(self.at(path), flags)
+        elif path in self.writing:
+            with refused(errno.EBUSY):
+                os.open(self.at(path), flags)
+
+    @rule(path=paths)
+    def unlink(self, path: str) -> None:
+        number = self.blocked(path)
+        if number is None and path not in self.writing:
+            number = (
+                errno.EPERM
+                if path in self.files
+                else errno.EISDIR
+                if path in self.directories
+                else errno.ENOENT
+            )
+        if number is not None:
+            with refused(number):
+                os.unlink(self.at(path))
+            return
+        os.unlink(self.at(path))
+        fd, _ = self.writing.pop(path)
+        os.close(fd)
+
+    @rule(path=paths, new_path=paths)
+    def rename(self, path: str, new_path: str) -> None:
+        if path == new_path or new_path.startswith(path + "/") or path.startswith(new_path + "/"):
+            return
+        number = self.blocked(path) or self.blocked(new_path)
+        if number is None and not self.taken(path):
+            number = errno.ENOENT
+        if number is None and self.taken(new_path):
+            # Of a directory and a file the kernel says ENOTDIR or EISDIR itself.
+            with refused(errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+                os.rename(self.at(path), self.at(new_path))
+            return
+        if number is None and (path in self.files or self.below(path)):
+            number = errno.EPERM
+        if number is not None:
+            with refused(number, errno.ENOENT, errno.ENOTDIR):
+                os.rename(self.at(path), self.at(new_path))
+            return
+        os.rename(self.at(path), self.at(new_path))
+        if path in self.writing:
+            self.writing[new_path] = self.writing.pop(path)
+        else:
+            self.directories.remove(path)
+            self.directories.add(new_path)
+
+    @rule(path=paths)
+    def mkdir(self, path: str) -> None:
+        number = self.blocked(path) or (errno.EEXIST if self.taken(path) else None)
+        if number is not None:
+            with refused(number):
+                os.mkdir(self.at(path))
+            return
+        os.mkdir(self.at(path))
+        self.directories.add(path)
+
+    @rule(path=paths)
+    def rmdir(self, path: str) -> None:
+        number = self.blocked(path)
+        if number is None and path not in self.directories:
+            number = errno.ENOTDIR if self.taken(path) else errno.ENOENT
+        if number is None and self.below(path):
+            number = errno.ENOTEMPTY
+        if number is not None:
+            with refused(number):
+                os.rmdir(self.at(path))
+            return
+        os.rmdir(self.at(path))
+        self.directories.remove(path)
+
+    @rule(path=paths)
+    def change_a_record(self, path: str) -> None:
+        if path not in self.files:
+            return
+        with refused(errno.EPERM):
+            os.truncate(self.at(path), 1)
+        with refused(errno.EPERM):
+            os.chmod(self.at(path), 0o777)
+        with refused(errno.EPERM):
+            os.chown(self.at(path), 12, 34)
+        with refused(errno.EPERM):
+            os.utime(self.at(path), (1, 1))
+        with refused(errno.EPERM):
+            os.setxattr(self.at(path), "user.mine", b"value")
+        with refused(errno.EPERM):
+            os.link(self.at(path), self.at("link"))
+        os.chmod(self.at(path), 0o444)
+
+    @invariant()
+    def same_tree(self) -> None:
+        top = self.mount / self.top
+        seen = set()
+        for folder, folders, files in os.walk(top):
+            seen |= {os.path.relpath(os.path.join(folder, name), top) for name in folders + files}
+        assert seen == self.files.keys() | self.directories | self.writing.keys()
+        for path, content in self.files.items():
+            shown = self.at(path).stat()
+            assert (shown.st_size, shown.st_mode) == (len(content), stat.S_IFREG | 0o444), path
+            assert self.at(path).read_bytes() == content, path
+            assert (self.disk / self.top / path).read_bytes() == content, path
+        for path, (fd, content) in self.writing.items():
+            assert self.at(path).stat().st_size == len(content), path
+            assert os.pread(fd, len(content) + 1, 0) == content, path
+            assert not (self.disk / self.top / path).exists(), path
+
+    def teardown(self) -> None:
+        for fd, _ in self.writing.values():
+            os.close(fd)
+
+
+@pytest.mark.timeout(3600)
+def test_real_mount_is_what_the_model_says(daemons: Callable[..., Daemon]) -> None:
+    daemon = daemons()
+    daemon.write_config({"archive": daemon.local("archive", empty_grace="0s", spool_reserve="0")})
+    daemon.start()
+
+    class Machine(MountMachine):
+        mount = daemon.mountpoint / "archive"
+        disk = daemon.data()
+        rounds = iter(range(1 << 30))
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=_EXAMPLES, stateful_step_count=25))
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log_text()
