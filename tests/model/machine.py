@@ -6,8 +6,9 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -33,9 +34,22 @@ NAMES = (b"a", b"b", b"c", b"d")
 PATHS = tuple(
     folder + b"/" + name if folder else name for folder in (b"", b"d", b"e", b"d/f") for name in NAMES
 )
+ALL_PATHS = tuple(sorted({*PATHS, *DIRECTORIES}))
 
-paths = st.sampled_from(PATHS)
-directory_paths = st.sampled_from((*DIRECTORIES, b"a", b"d/d"))
+
+@dataclass(frozen=True)
+class Pick:
+    """Which path an operation takes: mostly one with which it can succeed, now and then any."""
+
+    wild: bool
+    number: int
+
+    def of(self, likely: Iterable[bytes], possible: Sequence[bytes] = ALL_PATHS) -> bytes:
+        choice = possible if self.wild else sorted(likely) or possible
+        return choice[self.number % len(choice)]
+
+
+picks = st.builds(Pick, st.integers(0, 7).map(lambda number: number == 7), st.integers(0, 999))
 data = st.binary(min_size=1, max_size=40)
 offsets = st.sampled_from((0, 0, 1, 7, 30, 5000))
 modes = st.sampled_from((0o644, 0o600, 0o444, 0o640))
@@ -111,15 +125,26 @@ class FileSystemMachine(RuleBasedStateMachine):
             raise AssertionError(f"no {error!r}") from error
         return expected, real()
 
+    def some_file(self, pick: Pick) -> bytes:
+        return pick.of(self.model.files)
+
+    def some_changeable(self, pick: Pick) -> bytes:
+        return pick.of(path for path, file in self.model.files.items() if file.changeable)
+
+    def some_free(self, pick: Pick, possible: Sequence[bytes] = PATHS) -> bytes:
+        return pick.of((path for path in possible if self.model.may_be_made(path)), possible)
+
     # Files
 
-    @rule(path=paths, mode=modes)
-    def create(self, path: bytes, mode: int) -> None:
+    @rule(pick=picks, mode=modes)
+    def create(self, pick: Pick, mode: int) -> None:
+        path = self.some_free(pick)
         made = self.both(lambda: self.model.create(path, mode), lambda: self.real.create(path, mode))
         self._opened(made)
 
-    @rule(path=paths, content=data, mode=modes)
-    def store(self, path: bytes, content: bytes, mode: int) -> None:
+    @rule(pick=picks, content=data, mode=modes)
+    def store(self, pick: Pick, content: bytes, mode: int) -> None:
+        path = self.some_free(pick)
         made = self.both(lambda: self.model.create(path, mode), lambda: self.real.create(path, mode))
         self._opened(made)
         if made is not None:
@@ -128,8 +153,11 @@ class FileSystemMachine(RuleBasedStateMachine):
             self.real.write(file, content)
             self._close(len(self.handles) - 1)
 
-    @rule(path=paths, truncate=st.booleans())
-    def open_to_write(self, path: bytes, truncate: bool) -> None:
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, truncate=st.booleans())
+    def open_to_write(self, pick: Pick, truncate: bool) -> None:
+        settling = (path for path, file in self.model.files.items() if file.state is State.SETTLING)
+        path = pick.of(settling)
         if path in self.model.directories:
             return  # the kernel answers that itself
         flags = os.O_WRONLY | (os.O_TRUNC if truncate else 0)
@@ -190,49 +218,67 @@ class FileSystemMachine(RuleBasedStateMachine):
 
     # Names and attributes
 
-    @rule(path=paths)
-    def unlink(self, path: bytes) -> None:
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks)
+    def unlink(self, pick: Pick) -> None:
+        path = self.some_changeable(pick)
         self.both(lambda: self.model.unlink(path), lambda: self.real.unlink(path))
 
-    @rule(path=paths, new_path=paths)
-    def rename(self, path: bytes, new_path: bytes) -> None:
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, new=picks)
+    def rename(self, pick: Pick, new: Pick) -> None:
+        self._rename(self.some_changeable(pick), self.some_free(new))
+
+    @precondition(lambda self: self.model.directories)
+    @rule(pick=picks, new=picks)
+    def rename_directory(self, pick: Pick, new: Pick) -> None:
+        self._rename(pick.of(self.model.directories), self.some_free(new, DIRECTORIES))
+
+    def _rename(self, path: bytes, new_path: bytes) -> None:
         if not new_path.startswith(path + b"/"):  # EINVAL, says the kernel
             self.both(lambda: self.model.rename(path, new_path), lambda: self.real.rename(path, new_path))
 
-    @rule(path=directory_paths, new_path=directory_paths)
-    def rename_directory(self, path: bytes, new_path: bytes) -> None:
-        self.rename(path, new_path)
-
-    @rule(path=paths, mode=modes)
-    def chmod(self, path: bytes, mode: int) -> None:
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, mode=modes)
+    def chmod(self, pick: Pick, mode: int) -> None:
+        path = self.some_file(pick)
         change = AttributeChange(mode=stat.S_IFREG | mode)
         self.both(lambda: self.model.chmod(path, mode), lambda: self.real.change(path, change))
 
-    @rule(path=paths, mtime_s=st.integers(-10, 2_000_000_000))
-    def utime(self, path: bytes, mtime_s: int) -> None:
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, mtime_s=st.integers(-10, 2_000_000_000))
+    def utime(self, pick: Pick, mtime_s: int) -> None:
+        path = self.some_file(pick)
         mtime_ns = mtime_s * 1_000_000_000 + 1
         change = AttributeChange(mtime_ns=mtime_ns)
         self.both(lambda: self.model.utime(path, mtime_ns), lambda: self.real.change(path, change))
 
-    @rule(path=paths, name=xattr_names, value=data)
-    def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, name=xattr_names, value=data)
+    def setxattr(self, pick: Pick, name: bytes, value: bytes) -> None:
+        path = self.some_changeable(pick)
         self.both(
             lambda: self.model.setxattr(path, name, value), lambda: self.real.setxattr(path, name, value)
         )
 
-    @rule(path=paths, name=xattr_names)
-    def removexattr(self, path: bytes, name: bytes) -> None:
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, name=xattr_names)
+    def removexattr(self, pick: Pick, name: bytes) -> None:
+        path = self.some_file(pick)
         self.both(lambda: self.model.removexattr(path, name), lambda: self.real.removexattr(path, name))
 
     # Directories
 
-    @rule(path=directory_paths)
-    def mkdir(self, path: bytes) -> None:
+    @rule(pick=picks)
+    def mkdir(self, pick: Pick) -> None:
+        path = self.some_free(pick, DIRECTORIES)
         if not (self.model.down and self.model.exists(path)):  # the kernel looks it up first
             self.both(lambda: self.model.mkdir(path), lambda: self.real.mkdir(path))
 
-    @rule(path=directory_paths)
-    def rmdir(self, path: bytes) -> None:
+    @precondition(lambda self: self.model.directories)
+    @rule(pick=picks)
+    def rmdir(self, pick: Pick) -> None:
+        path = pick.of(self.model.directories)
         self.both(lambda: self.model.rmdir(path), lambda: self.real.rmdir(path))
 
     # Time and trouble

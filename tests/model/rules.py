@@ -89,6 +89,11 @@ class Model:
             if folder not in self.directories:
                 raise NotFound
 
+    def may_be_made(self, path: bytes) -> bool:
+        """Nothing has the name, and its directory is there."""
+        folder = path.rpartition(b"/")[0]
+        return not self.exists(path) and (not folder or folder in self.directories)
+
     def below(self, path: bytes) -> list[bytes]:
         return [name for name in (*self.files, *self.directories) if name.rpartition(b"/")[0] == path]
 

@@ -12,4 +12,4 @@ from tests.model.machine import FileSystemMachine
 _EXAMPLES = 2500 if os.environ.get("WORMFS_SOAK") else 60
 
 TestFileSystem = FileSystemMachine.TestCase
-TestFileSystem.settings = settings(max_examples=_EXAMPLES, stateful_step_count=40)
+TestFileSystem.settings = settings(max_examples=_EXAMPLES, stateful_step_count=60)
