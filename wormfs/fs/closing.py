@@ -54,8 +54,8 @@ class Closing:
         """What else a FLUSH means that did not seal."""
         entry, writer = handle.entry, handle.writer
         match verdict:
-            case StillOpen(writer_failed, heir):
-                writer.shared_before = True
+            case StillOpen(writer_failed, heir, alone):
+                writer.shared_before = writer.shared_before or not alone
                 writer.failed = writer.failed or writer_failed
                 if heir is not None:
                     # The writer has let go of it; how this one ends is what matters from now on.

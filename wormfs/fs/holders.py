@@ -51,6 +51,9 @@ class StillOpen:
     """The writer itself is ending badly meanwhile, or one of its children is being killed."""
     heir: Heir | None = None
     """Who has it, where the writer itself has not any more: the writer from now on."""
+    alone: bool = False
+    """Nobody but the writer can have caused this FLUSH: it closed a duplicate of its own (dup2 and close,
+    as shells and dd do). A child that closes it, or dies, is among its children at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class OpenFile:
     name: bytes
     """Last component now, a quick filter before descriptors are looked at closely."""
     shared_before: bool
-    """A FLUSH has been seen that was not the last."""
+    """A FLUSH has been seen that was not the last, and was not the writer's own."""
     mappable: bool
     """Opened for reading and writing: only then can a mapping change it (mmap(2), EACCES)."""
 
@@ -120,7 +123,7 @@ def _still_open(file: OpenFile, verdict: LastClose | WriterFailed, holder: int) 
     """Somebody has it. Is anybody who had it being killed at this moment?"""
     failed = verdict.reason if isinstance(verdict, WriterFailed) else _killed_child(file.pid)
     if holder == file.pid:
-        return StillOpen(failed)
+        return StillOpen(failed, alone=not file.shared_before and len(list(_family(file.pid))) == 1)
     task = _read_task(holder)
     return StillOpen(failed, None if task is None else Heir(holder, task.started_boot_s))
 

@@ -72,7 +72,7 @@ def test_the_writer_has_another_descriptor(start: Start, path: Path, flags: int)
     fd = os.open(path, flags)
     writer = start(fds=(fd,))
     os.close(fd)
-    assert holders.inspect(file_of(path, writer.pid)) == StillOpen()
+    assert holders.inspect(file_of(path, writer.pid)) == StillOpen(alone=True)
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_PATH])
@@ -99,7 +99,7 @@ def test_a_mapping_counts(start: Start, path: Path) -> None:
     writer = start(program, fds=(fd,))
     os.close(fd)
     file = file_of(path, writer.pid)
-    assert holders.inspect(file) == StillOpen()
+    assert holders.inspect(file) == StillOpen(alone=True)
     # A file that was opened to be written only cannot be changed through a mapping.
     assert holders.inspect(replace(file, mappable=False)) == LastClose()
 
