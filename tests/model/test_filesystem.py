@@ -9,7 +9,7 @@ from hypothesis import settings
 from tests.model.machine import FileSystemMachine
 
 # Half an hour under soak; here what fits.
-_EXAMPLES = 2500 if os.environ.get("WORMFS_SOAK") else 60
+_EXAMPLES = 2500 if os.environ.get("WORMFS_SOAK") else 40
 
 TestFileSystem = FileSystemMachine.TestCase
-TestFileSystem.settings = settings(max_examples=_EXAMPLES, stateful_step_count=60)
+TestFileSystem.settings = settings(max_examples=_EXAMPLES, stateful_step_count=50)
