@@ -19,6 +19,9 @@ from wormfs import durability
 
 __all__ = ["daemons"]
 
+# Under soak it takes hours.
+pytestmark = pytest.mark.timeout(6 * 3600 if os.environ.get("WORMFS_SOAK") else 300)
+
 KILLED_WRITER = r"""
 import os, signal, sys
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL)

@@ -6,6 +6,7 @@ And the proof that this proves something: with any one sync taken out, it fails.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,9 @@ import pytest
 from tests.crash.archive import RUNS, Actor, Ledger, examine, make_host
 from tests.support.inprocess import StillClock
 from tests.support.powerloss import Moment, PowerLoss, syncing_nothing
+
+# Under soak it takes hours.
+pytestmark = pytest.mark.timeout(6 * 3600 if os.environ.get("WORMFS_SOAK") else 300)
 
 DETECTED = {
     "backends.local.backend.make_directory:sync_directory": "settling",

@@ -33,7 +33,7 @@ from wormfs.spool.quarantine import Quarantine
 from wormfs.worm.lifecycle import EntryState
 
 # In virtual seconds: longer than any test, so that only a retry explains an attempt.
-RARELY = options(commit_timeout_s=0.05, retry=RetryPolicy(first_delay_s=5000.0, last_delay_s=5000.0))
+RARELY = options(commit_timeout_s=1.0, retry=RetryPolicy(first_delay_s=5000.0, last_delay_s=5000.0))
 
 
 class Office:
