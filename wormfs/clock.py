@@ -41,6 +41,16 @@ class SystemClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def monotonic() -> float:
+    """Seconds from an arbitrary start, for code that is handed no clock."""
+    return time.monotonic()
+
+
+def pause(seconds: float) -> None:
+    """Block this thread. Never on the event loop."""
+    time.sleep(seconds)
+
+
 def timestamp(at_ns: int) -> str:
     """ISO 8601 in UTC, to the second: for people and for sorting."""
     return datetime.datetime.fromtimestamp(at_ns // NS_PER_S, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

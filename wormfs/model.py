@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import Final, NewType
 
 Key = NewType("Key", bytes)
 """A name in a backend: components joined by ``/``, no leading or trailing slash, any bytes
@@ -48,7 +48,8 @@ class ObjectInfo:
 
     ``mode`` holds permission bits only. ``version`` is the driver's own token for the bytes
     that were committed (an S3 version id, for example); ``open`` reads exactly these.
-    ``recorded`` is false for a file that wormfs did not write.
+    ``recorded`` is false for a file that wormfs did not write. ``storage_class`` is the backend's own
+    word for how the bytes are kept, where it has such a thing.
     """
 
     key: Key
@@ -62,6 +63,7 @@ class ObjectInfo:
     ctime_ns: int = 0
     version: str | None = None
     recorded: bool = True
+    storage_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,28 @@ class DirectoryAttributes:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Until when a file must stay. ``retain_until_ns`` None: for ever. Holds are case numbers."""
+    """Until when a file must stay: whole seconds, since that is what backends keep; None is for ever.
+    Holds are case numbers."""
 
     retain_until_ns: int | None = None
     holds: tuple[str, ...] = ()
+
+
+FOREVER: Final = None
+"""``retain_until_ns`` of a file that is never erased."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionChange:
+    """What is asked of a record's retention; drivers apply it to what the record says at that moment.
+
+    ``extend`` false leaves the date alone; else ``extend_to_ns`` is the new one (``None``: for ever).
+    """
+
+    extend: bool = False
+    extend_to_ns: int | None = None
+    add_holds: tuple[str, ...] = ()
+    remove_holds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +153,27 @@ class CheckResult:
     detail: str = ""
     warning: bool = False
     """Passed, but the administrator should know."""
+
+
+class FindingKind(enum.Enum):
+    """What can be wrong with stored files, in the words of ``wormfs verify``."""
+
+    MISSING = "missing"
+    """A record says that the file is there, and it is not (removed, or lost by the backend)."""
+    ALTERED = "altered"
+    """Size or SHA-256 are not those of the record, or somebody has put another version on top."""
+    UNRECORDED = "unrecorded"
+    """A visible file that wormfs did not write."""
+    UNEXPECTED = "unexpected"
+    """Something at the backend that no path can show, or that has no business there."""
+    UNREADABLE = "unreadable"
+    """It could not be read now; nothing is known of its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong at a backend. ``name`` is the key, or the backend's own name for it."""
+
+    kind: FindingKind
+    name: bytes
+    detail: str

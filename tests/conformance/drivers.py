@@ -23,6 +23,9 @@ from wormfs.backends.base import Backend
 from wormfs.model import FileAttributes, Key, ObjectInfo, Record, Retention
 
 NOW_NS = 1_700_000_000_123_456_789
+S = 1_000_000_000
+RETAIN_NS = NOW_NS // S * S
+"""A date that is over long ago, in whole seconds as dates are."""
 ATTRIBUTES = FileAttributes(0o640, 33, 33, NOW_NS - 5_000_000_001, NOW_NS - 7_000_000_003)
 
 
@@ -113,7 +116,7 @@ def make_record(
         committed_at_ns=NOW_NS,
         writer_uid=33,
         wormfs_version="0.1.0",
-        retention=retention or Retention(NOW_NS + 1),
+        retention=retention or Retention(RETAIN_NS),
     )
 
 

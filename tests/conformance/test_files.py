@@ -13,10 +13,26 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conformance.drivers import ATTRIBUTES, NOW_NS, Storage, make_record, spooled, store
+from tests.conformance.drivers import ATTRIBUTES, NOW_NS, RETAIN_NS, S, Storage, make_record, spooled, store
 from wormfs.backends.base import Backend
-from wormfs.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound, Refused, WormfsError
-from wormfs.model import DirectoryAttributes, FileAttributes, Key, Kind, ObjectInfo, Retention
+from wormfs.errors import (
+    AlreadyExists,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    Retained,
+    Unsupported,
+    WormfsError,
+)
+from wormfs.model import (
+    DirectoryAttributes,
+    FileAttributes,
+    Key,
+    Kind,
+    ObjectInfo,
+    Retention,
+    RetentionChange,
+)
 
 CONTENT = b"an archive\n" * 1000
 KEY = Key(b"exam.zip")
@@ -68,7 +84,7 @@ def test_the_record_comes_back_as_it_was(storage: Storage, backend: Backend, oth
         ATTRIBUTES,
         xattrs={b"user.course": "Prüfung".encode(), b"user.raw": bytes(range(256)), b"user.\xff": b""},
     )
-    retention = Retention(NOW_NS + 10, ("case 7", "Fall ß"))
+    retention = Retention(RETAIN_NS + 10 * S, ("case 7", "Fall ß"))
     record = make_record(CONTENT, attributes=attributes, retention=retention)
     store(storage, backend, KEY, CONTENT, record)
     assert backend.record(KEY) == record
@@ -277,7 +293,7 @@ def test_what_is_not_there_is_not_found(storage: Storage, backend: Backend) -> N
         lambda: backend.record(missing),
         lambda: backend.open(ObjectInfo(missing, Kind.FILE)),
         lambda: backend.erase(missing),
-        lambda: backend.extend_retention(missing, Retention()),
+        lambda: backend.change_retention(missing, RetentionChange()),
         lambda: backend.stat(Key(b"missing/below")),
     ]
     for call in calls:
@@ -315,42 +331,70 @@ def test_keys_outside_the_shown_tree_are_refused(backend: Backend) -> None:
 # Retention and erasing
 
 
+def extended(until_ns: int | None) -> RetentionChange:
+    return RetentionChange(extend=True, extend_to_ns=until_ns)
+
+
 def test_retention_grows_and_never_shrinks(storage: Storage, backend: Backend, other_host: Backend) -> None:
-    record = make_record(CONTENT, retention=Retention(NOW_NS))
+    record = make_record(CONTENT, retention=Retention(RETAIN_NS))
     store(storage, backend, KEY, CONTENT, record)
-    longer = Retention(NOW_NS + 5, ("case 7",))
-    backend.extend_retention(KEY, longer)
-    assert other_host.record(KEY) == dataclasses.replace(record, retention=longer)
-    with pytest.raises(Refused):
-        other_host.extend_retention(KEY, Retention(NOW_NS + 4))
-    for_ever = Retention(None)
-    backend.extend_retention(KEY, for_ever)
-    with pytest.raises(Refused):
-        backend.extend_retention(KEY, longer)
-    assert backend.record(KEY) == dataclasses.replace(record, retention=for_ever)
+    longer = dataclasses.replace(record, retention=Retention(RETAIN_NS + 5 * S))
+    assert backend.change_retention(KEY, extended(RETAIN_NS + 5 * S)) == longer
+    assert other_host.record(KEY) == longer
+    with pytest.raises(Retained, match=r"^archive/exam\.zip: .*never shortened"):
+        other_host.change_retention(KEY, extended(RETAIN_NS + 4 * S))
+    assert backend.change_retention(KEY, extended(RETAIN_NS + 5 * S)) == longer
+    backend.change_retention(KEY, extended(None))
+    with pytest.raises(Retained):
+        backend.change_retention(KEY, extended(RETAIN_NS + 6 * S))
+    assert backend.record(KEY) == dataclasses.replace(record, retention=Retention(None))
     # What was published is still known as that.
     backend.resume(KEY).publish(None, record)
 
 
-def test_of_many_extensions_at_once_the_longest_stays(
+def test_legal_holds_come_and_go_and_leave_the_date_alone(
     storage: Storage, backend: Backend, other_host: Backend
 ) -> None:
-    store(storage, backend, KEY, CONTENT, make_record(CONTENT, retention=Retention(NOW_NS)))
+    record = make_record(CONTENT, retention=Retention(RETAIN_NS, ("Az. 7 K 12/26",)))
+    store(storage, backend, KEY, CONTENT, record)
+    other_host.change_retention(KEY, RetentionChange(add_holds=("Fall ß", "Az. 7 K 12/26")))
+    after = backend.record(KEY)
+    assert after is not None
+    assert after.retention == Retention(RETAIN_NS, ("Az. 7 K 12/26", "Fall ß"))
+    for host in (backend, other_host):
+        host.change_retention(KEY, RetentionChange(remove_holds=("Az. 7 K 12/26",)))
+    assert backend.change_retention(KEY, RetentionChange()).retention == Retention(RETAIN_NS, ("Fall ß",))
+    backend.change_retention(KEY, RetentionChange(remove_holds=("Fall ß",)))
+    assert other_host.record(KEY) == dataclasses.replace(record, retention=Retention(RETAIN_NS))
 
-    def extend(number: int) -> None:
+
+def test_what_wormfs_did_not_write_has_no_retention(storage: Storage, backend: Backend) -> None:
+    storage.place_foreign(KEY, CONTENT)
+    with pytest.raises(Unsupported):
+        backend.change_retention(KEY, extended(RETAIN_NS))
+
+
+def test_of_many_changes_at_once_none_is_lost(
+    storage: Storage, backend: Backend, other_host: Backend
+) -> None:
+    store(storage, backend, KEY, CONTENT, make_record(CONTENT, retention=Retention(RETAIN_NS)))
+
+    def change(number: int) -> None:
         host = (backend, other_host)[number % 2]
+        holds = (f"case {number}",) if number % 4 == 0 else ()
         try:
-            host.extend_retention(KEY, Retention(NOW_NS + number))
-        except Refused:
-            return
+            host.change_retention(KEY, dataclasses.replace(extended(RETAIN_NS + number * S), add_holds=holds))
+        except Retained:
+            host.change_retention(KEY, RetentionChange(add_holds=holds))
 
-    numbers = list(range(1, 65))
+    numbers = list(range(1, 33))
     random.Random(3).shuffle(numbers)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(extend, numbers))
+        list(pool.map(change, numbers))
     record = backend.record(KEY)
     assert record is not None
-    assert record.retention.retain_until_ns == NOW_NS + 64
+    assert record.retention.retain_until_ns == RETAIN_NS + 32 * S
+    assert set(record.retention.holds) == {f"case {number}" for number in range(4, 33, 4)}
 
 
 def test_an_erased_file_is_gone_and_its_name_free(

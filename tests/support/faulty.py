@@ -25,7 +25,16 @@ from typing import BinaryIO, TypeVar
 
 from wormfs.backends.base import Backend, Reader, Traits, Transfer
 from wormfs.errors import OutOfSpace, WormfsError
-from wormfs.model import CheckResult, DirectoryAttributes, Key, ObjectInfo, Record, Retention, Space
+from wormfs.model import (
+    CheckResult,
+    DirectoryAttributes,
+    Finding,
+    Key,
+    ObjectInfo,
+    Record,
+    RetentionChange,
+    Space,
+)
 
 T = TypeVar("T")
 HANG_LIMIT_S = 60.0
@@ -43,8 +52,10 @@ CALLS = frozenset(
         "make_directory",
         "remove_directory",
         "set_directory_attributes",
-        "extend_retention",
+        "change_retention",
         "erase",
+        "findings",
+        "time_ns",
         "space",
         "advance",
         "prepare",
@@ -213,11 +224,17 @@ class FaultyBackend:
             "set_directory_attributes", lambda: self.inner.set_directory_attributes(key, attributes)
         )
 
-    def extend_retention(self, key: Key, retention: Retention) -> None:
-        self.faults.around("extend_retention", lambda: self.inner.extend_retention(key, retention))
+    def change_retention(self, key: Key, change: RetentionChange) -> Record:
+        return self.faults.around("change_retention", lambda: self.inner.change_retention(key, change))
 
-    def erase(self, key: Key) -> None:
-        self.faults.around("erase", lambda: self.inner.erase(key))
+    def erase(self, key: Key, *, early: bool = False) -> None:
+        self.faults.around("erase", lambda: self.inner.erase(key, early=early))
+
+    def findings(self) -> Iterator[Finding]:
+        return self.faults.around("findings", self.inner.findings)
+
+    def time_ns(self) -> int | None:
+        return self.faults.around("time_ns", self.inner.time_ns)
 
     def space(self) -> Space:
         space = self.faults.around("space", self.inner.space)

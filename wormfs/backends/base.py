@@ -22,10 +22,11 @@ from typing import BinaryIO, Protocol
 from wormfs.model import (
     CheckResult,
     DirectoryAttributes,
+    Finding,
     Key,
     ObjectInfo,
     Record,
-    Retention,
+    RetentionChange,
     Space,
 )
 
@@ -54,6 +55,8 @@ class Traits:
     max_key_bytes: int = 4095
     max_name_bytes: int = 255
     keeps_directory_attributes: bool = False
+    compliance: bool = False
+    """The backend itself keeps everybody, administrators included, from erasing before the date."""
     spool_on_backend: bool = False
     """The spool must lie on the backend's own file system (``spool_directory`` says where)."""
 
@@ -191,12 +194,40 @@ class Backend(Protocol):
         """Keep what the backend can keep; silently leave the rest (traits say which)."""
         ...
 
-    def extend_retention(self, key: Key, retention: Retention) -> None:
-        """Replace the retention of a record; never shortens (Refused)."""
+    def change_retention(self, key: Key, change: RetentionChange) -> Record:
+        """Apply ``change`` to what the record says now (``worm.retention.changed``); the record after it.
+
+        One step against other threads, and against other hosts as far as the backend lets a driver:
+        of two that extend at once the longer wins, and no hold is lost. A date or hold that the backend
+        itself can enforce is set there, too. Durable when it returns; a change that changes nothing is
+        a success. Raises Retained when the date would come earlier, Unsupported for a file without
+        a record, NotFound, IsADirectory.
+        """
         ...
 
-    def erase(self, key: Key) -> None:
-        """Remove every version and trace of a file and prove it gone. The rules were asked before."""
+    def erase(self, key: Key, *, early: bool = False) -> None:
+        """Remove every version and trace of a file, look again, and return only when it is gone.
+
+        The rules were asked before; a backend that enforces retention itself may still refuse (Retained).
+        ``early``: a court ordered it before the date; a backend whose own retention can be bypassed
+        by right does so, one in compliance mode raises Retained. An erase that was cut off can
+        be called again. Raises NotFound, IsADirectory, Unavailable.
+        """
+        ...
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong at the backend and no walk over ``list`` would show, streamed.
+
+        Versions on top of what was committed, records whose file is gone, claims left half-way by a
+        crashed host, names that no path can show. Reads names and metadata, not content.
+        """
+        ...
+
+    def time_ns(self) -> int | None:
+        """The backend's own clock, nanoseconds since the epoch; ``None`` where it has none. May block.
+
+        Raises Unavailable.
+        """
         ...
 
     def space(self) -> Space: ...

@@ -33,7 +33,16 @@ from wormfs.errors import (
     Unavailable,
     Unsupported,
 )
-from wormfs.model import ROOT, DirectoryAttributes, FileAttributes, Key, Record, Retention
+from wormfs.model import (
+    ROOT,
+    DirectoryAttributes,
+    FileAttributes,
+    FindingKind,
+    Key,
+    Record,
+    Retention,
+    RetentionChange,
+)
 
 NOBODY = 65534
 KEY = Key(b"exam.zip")
@@ -328,7 +337,7 @@ def test_a_file_without_a_record_has_no_retention_and_a_damaged_one_is_told(stor
     backend.start()
     storage.place_foreign(KEY, CONTENT)
     with pytest.raises(Unsupported):
-        backend.extend_retention(KEY, Retention())
+        backend.change_retention(KEY, RetentionChange(extend=True))
     os.setxattr(storage.path_of(KEY), "user.wormfs.record", b'{"v":99}')
     with pytest.raises(BackendFault, match=r"archive/exam\.zip: .*version 99"):
         backend.record(KEY)
@@ -407,7 +416,7 @@ def test_an_immutable_file_cannot_be_changed_even_by_root(immutable_storage: Loc
     ):
         with pytest.raises(PermissionError):
             change()
-    backend.extend_retention(KEY, Retention(2))
+    backend.change_retention(KEY, RetentionChange(extend=True, extend_to_ns=2))
     assert has_immutable_flag(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o440
     assert [result.passed for result in backend.check() if result.name == "immutable"] == [True]
@@ -460,7 +469,7 @@ def as_nobody(storage: LocalStorage) -> None:
     info = backend.stat(KEY)
     assert (info.uid, info.mode) == (NOBODY, 0o440)
     backend.open(info).close()
-    backend.extend_retention(KEY, Retention(None))
+    backend.change_retention(KEY, RetentionChange(extend=True))
     assert backend.stat(KEY).mode == 0o440
     with pytest.raises(AccessDenied):
         backend.begin(Key(b"roots/exam.zip"))
@@ -605,3 +614,16 @@ def test_the_driver_needs_only_its_own_modules() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_findings_are_what_no_listing_shows(storage: LocalStorage) -> None:
+    backend = storage.backend()
+    backend.start()
+    store(storage, backend, KEY, CONTENT)
+    backend.make_directory(Key(b"folder"), DirectoryAttributes())
+    assert list(backend.findings()) == []
+    (storage.root / "folder" / "link").symlink_to("/etc/passwd")
+    os.mkfifo(storage.root / "pipe")
+    found = {(finding.kind, finding.name) for finding in backend.findings()}
+    assert found == {(FindingKind.UNEXPECTED, b"folder/link"), (FindingKind.UNEXPECTED, b"pipe")}
+    backend.close()

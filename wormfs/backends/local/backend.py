@@ -37,22 +37,24 @@ from wormfs.errors import (
     NameTooLong,
     NotADirectory,
     NotFound,
-    Refused,
     SettingsError,
     Unavailable,
     Unsupported,
+    WormfsError,
 )
 from wormfs.model import (
     ROOT,
     CheckResult,
     DirectoryAttributes,
+    Finding,
     Key,
     ObjectInfo,
     Record,
-    Retention,
+    RetentionChange,
     Space,
 )
 from wormfs.oserrors import translated
+from wormfs.worm import retention
 
 _NO_CHANGE = DirectoryAttributes()
 
@@ -195,18 +197,23 @@ class LocalBackend:
         with self._parent(key, "create it"):
             return LocalTransfer(self._target, key)
 
-    def extend_retention(self, key: Key, retention: Retention) -> None:
-        """A later time only; holds become those given. Unsupported for a file without a record."""
-        with self._opened_file(key, "extend its retention") as fd, self._records_locked():
+    def change_retention(self, key: Key, change: RetentionChange) -> Record:
+        with self._opened_file(key, "change its retention") as fd, self._records_locked():
             record = self._record_of(fd, key)
             if record is None:
                 raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
-            if _ends_earlier(retention, record.retention):
-                raise Refused("retention is never shortened", backend=self.name, key=key)
-            stored.replace_record(fd, dataclasses.replace(record, retention=retention))
-            durability.sync_file(fd)
+            try:
+                wanted = retention.changed(record.retention, change)
+            except WormfsError as error:
+                error.backend, error.key = self.name, key
+                raise
+            if wanted != record.retention:
+                record = dataclasses.replace(record, retention=wanted)
+                stored.replace_record(fd, record)
+                durability.sync_file(fd)
+            return record
 
-    def erase(self, key: Key) -> None:
+    def erase(self, key: Key, *, early: bool = False) -> None:
         """Besides: BackendFault while another hard link keeps the bytes; nothing is erased then."""
         with self._parent(key, "erase it") as (directory_fd, name):
             fd = tree.open_file(directory_fd, name or b".")
@@ -225,6 +232,13 @@ class LocalBackend:
                     raise BackendFault("it is still there after erasing", backend=self.name, key=key)
             finally:
                 os.close(fd)
+
+    def findings(self) -> Iterator[Finding]:
+        """Names that wormfs does not show: links, devices and the like."""
+        return tree.findings(self._root(), self.name)
+
+    def time_ns(self) -> int | None:
+        return None
 
     # Directories
 
@@ -320,10 +334,3 @@ def _exists(directory_fd: int, name: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _ends_earlier(new: Retention, old: Retention) -> bool:
-    """Whether ``new`` would let a file go before ``old`` does. ``None`` is for ever."""
-    if new.retain_until_ns is None:
-        return False
-    return old.retain_until_ns is None or new.retain_until_ns < old.retain_until_ns

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from wormfs.backends.base import RESERVED_PREFIX
 from wormfs.errors import InvalidName, NotFound
-from wormfs.model import Key, Kind, ObjectInfo
+from wormfs.model import ROOT, Finding, FindingKind, Key, Kind, ObjectInfo, child
 from wormfs.oserrors import translated
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -115,6 +115,38 @@ def info_of(key: Key, status: os.stat_result) -> ObjectInfo | None:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
+
+
+def findings(root_fd: int, backend: str) -> Iterator[Finding]:
+    """What lies in the tree and is neither file nor directory, streamed. Raises what a listing does."""
+    waiting = [ROOT]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            directory_fd = open_directory(root_fd, directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise translated(error, backend, directory, "read the directory") from error
+        with closing_fd(directory_fd), os.scandir(directory_fd) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if name.startswith(RESERVED_PREFIX):
+                    continue
+                key = child(directory, name)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(key)
+                elif not entry.is_file(follow_symlinks=False):
+                    yield Finding(FindingKind.UNEXPECTED, key, "neither a file nor a directory")
+
+
+@contextlib.contextmanager
+def closing_fd(fd: int) -> Iterator[None]:
+    """Close ``fd`` at the end."""
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 class Listing:
