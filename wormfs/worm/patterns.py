@@ -31,7 +31,8 @@ class Pattern:
         if any(_ANY_NAMES in name and name != _ANY_NAMES for name in names):
             raise InvalidArgument(f"{text!r}: '**' stands for whole directories: write exams/**/*.zip")
         self.text = text
-        self._names = names
+        # At the end it is everything below: directories, and a name in them.
+        self._names = [*names, b"*"] if names[-1] == _ANY_NAMES else names
 
     def matches(self, key: Key) -> bool:
         """Whether the pattern stands for ``key``."""
