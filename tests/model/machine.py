@@ -335,10 +335,8 @@ class FileSystemMachine(RuleBasedStateMachine):
         held = (path for path, file in self.model.files.items() if file.holds)
         path = pick.of(held) if pick.number % 3 == 0 else self.some_record(pick)
         file = self.model.files.get(path)
-        if file is None or file.until_s is None:
-            left_s = 0.0
-        else:
-            left_s = file.until_s - self.model.trusted_s
+        until_s = file.until_s if file is not None else None
+        left_s = 0.0 if until_s is None else until_s - self.model.trusted_s
         if 0 < abs(left_s) < MARGIN_S:
             self._advance(3.5)  # the model's clock is not that exact
         self.both(lambda: self.model.unlink(path), lambda: self.real.unlink(path))
