@@ -245,6 +245,8 @@ class AuditLog:
 
     def _write(self, line: bytes) -> None:
         """One line, whole or not at all. Raises OSError."""
+        if self._fd < 0:
+            raise OSError(errno.EBADF, "it has been closed")
         with _locked(self._fd):
             if self._torn:
                 os.write(self._fd, b"\n")
