@@ -98,7 +98,9 @@ class Stack:
         Raises SpoolLocked, JournalError, Unavailable.
         """
         await threads.run(self._start_records)
-        await threads.run(restart.recover, self.store, self.spool, self.backend.name)
+        await threads.run(
+            restart.recover, self.store, self.spool, self.backend.name, self.records.erased_among
+        )
         await nursery.start(self._work)
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wormfs import audit
 from wormfs.audit import AuditLog, Event
 from wormfs.backends.base import Backend
 from wormfs.errors import IsADirectory, Refused, WormfsError
@@ -214,6 +215,13 @@ class Records:
                         self._forget(intent.key)
         except WormfsError as error:
             log.warning("%s: an erasure that was cut off waits: %s", self._backend.name, error)
+
+    def erased_among(self, entries: Collection[str]) -> frozenset[str]:
+        """Which of some entry ids have a tombstone. Reads all of the audit trail."""
+        if self.trail is None:
+            return frozenset()
+        lines = audit.read(self.trail.path, f'"event":"{Event.ERASED.value}"'.encode())
+        return frozenset(entries).intersection(str(line.get("entry")) for line in lines)
 
     # Inside
 
