@@ -395,6 +395,20 @@ def test_hold_commands_on_a_tree(make: Callable[[str], Place], daemon: Daemon) -
     assert "it is not held for AZ 1" in done.stderr
 
 
+def test_what_is_not_committed_yet_cannot_be_held_and_says_so(
+    fresh_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = fresh_daemon(exams={"settle": "1h"})
+    daemon.start()
+    (daemon.mountpoint / "exams" / "f").write_bytes(b"x")
+    top = str(daemon.mountpoint / "exams")
+    done = daemon.wormfs("hold", "add", "-c", str(daemon.config), "AZ 1", top)
+    assert done.returncode == 1
+    assert "exams/f: it is not committed yet (settling)" in done.stderr
+    assert daemon.run("stat", f"{top}/f").stdout.splitlines()[1].split() == ["state", "settling"]
+    assert "it does not exist" in daemon.run("stat", f"{top}/g").stdout
+
+
 def test_expire_lists_and_erases_what_is_due_and_nothing_else(
     make: Callable[[str], Place], daemon: Daemon
 ) -> None:

@@ -129,13 +129,20 @@ class RecordRequests:
         try:
             return {"key": base64.b64encode(key).decode(), "outcome": "done", **work(key)}
         except WormfsError as error:
+            outcome, said = "failed", str(error.args[0]) if error.args else type(error).__name__
             if isinstance(error, Refused):
                 self._records.refused(op, asker.uid, error)
                 outcome = "refused"
-            else:
-                outcome = "missing" if isinstance(error, NotFound) else "failed"
-            said = str(error.args[0]) if error.args else type(error).__name__
+            elif isinstance(error, NotFound):
+                outcome, said = self._missing(key)
             return {"key": base64.b64encode(key).decode(), "outcome": outcome, "error": said}
+
+    def _missing(self, key: Key) -> tuple[str, str]:
+        """Outcome and words for a file that the backend does not have."""
+        entry = threads.from_thread(self._stack.spool.get, key)
+        if entry is None or entry.state.ended:
+            return "missing", "it does not exist"
+        return "failed", f"it is not committed yet ({entry.state.value}): try again when it is"
 
     def _look(self, key: Key) -> Message:
         entry = threads.from_thread(self._stack.spool.get, key)
