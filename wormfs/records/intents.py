@@ -64,7 +64,7 @@ class Intents:
         values["key"] = base64.b64encode(intent.key).decode()
         text = json.dumps({"v": _VERSION, **values}).encode() + b"\n"
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durability.make_path_durably(os.fspath(self._directory), 0o700)
             durability.write_file_durably(os.fspath(self._path(intent)), text, mode=0o600)
         except OSError as error:
             raise Unavailable(
