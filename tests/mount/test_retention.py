@@ -456,6 +456,24 @@ def test_expire_warns_of_files_past_their_max(fresh_daemon: Callable[..., Daemon
     assert not path.exists()
 
 
+def test_a_backend_that_is_down_keeps_no_other_from_its_turn(fresh_daemon: Callable[..., Daemon]) -> None:
+    daemon = fresh_daemon(exams={"retention": {"period": "0s"}, "erase": "expired"})
+    away = {"type": "local", "path": str(daemon.base / "away")}
+    exams = daemon.local("exams", retention={"period": "0s"}, erase="expired")
+    daemon.write_config({"away": away, "exams": exams})
+    daemon.start(wait=False)
+    daemon.wait_mounted("exams")
+    path = expired(daemon.mountpoint / "exams" / "f")
+    done = daemon.run("expire", "--yes")
+    assert done.returncode == 1
+    assert "wormfs: away: not looked at to the end" in done.stderr
+    assert not path.exists()
+    done = daemon.wormfs("clock", "accept", "-c", str(daemon.config))
+    assert done.returncode == 1
+    assert "wormfs: away: " in done.stderr
+    assert "exams: believed" in done.stdout
+
+
 def test_erase_by_court_order(make: Callable[[str], Place], daemon: Daemon) -> None:
     place = make("court")
     path = place / "f"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wormfs.cli.options import config_option, json_option, load_settings
+from wormfs.errors import WormfsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,8 @@ class Found:
     past_max: set[Target] = field(default_factory=set)
     past_max_told: list[Answer] = field(default_factory=list)
     failed: list[Answer] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+    """Backends that could not be walked to the end."""
     verdicts: Counter[str] = field(default_factory=Counter)
     due_bytes: int = 0
     erased: int = 0
@@ -58,7 +61,7 @@ def expire(config_path: str, as_json: bool, yes: bool, backends: tuple[str, ...]
     \b
     Exit status:
       0  fine
-      1  a file could not be looked at or erased
+      1  a file or a backend could not be looked at, or a file not be erased
       3  files are there past their retention.max
 
     \b
@@ -67,6 +70,7 @@ def expire(config_path: str, as_json: bool, yes: bool, backends: tuple[str, ...]
       wormfs expire --yes
     """
     from wormfs.cli import files
+    from wormfs.cli.output import plain
 
     settings = load_settings(config_path)
     chosen = files.chosen_backends(settings, backends)
@@ -78,8 +82,10 @@ def expire(config_path: str, as_json: bool, yes: bool, backends: tuple[str, ...]
     else:
         _print(settings, found, erased=yes)
     for answer in found.failed:
-        click.echo(f"wormfs: {answer.target.label}: {answer.error}", err=True)
-    if found.failed:
+        click.echo(f"wormfs: {answer.target.label}: {plain(answer.error)}", err=True)
+    for backend, why in found.problems.items():
+        click.echo(f"wormfs: {backend}: not looked at to the end: {plain(why)}", err=True)
+    if found.failed or found.problems:
         return FAILED
     return PAST_MAX if found.past_max else 0
 
@@ -91,10 +97,13 @@ def _look(settings: Settings, backends: list[str], rows: int | None) -> Found:
     found = Found(rows)
     for backend in backends:
         targets = files.below(settings, files.Target(backend, ROOT))
-        with _progress(f"{backend}: looking", None) as seen:
-            for answer in files.ask(settings, "records.look", targets):
-                seen(1)
-                _sort(found, answer)
+        try:
+            with _progress(f"{backend}: looking", None) as seen:
+                for answer in files.ask(settings, "records.look", targets):
+                    seen(1)
+                    _sort(found, answer)
+        except WormfsError as error:
+            found.problems[backend] = str(error)  # one that is down must not keep the others from it
     return found
 
 
@@ -139,6 +148,7 @@ def _to_json(found: Found) -> dict[str, Any]:
         "erased_bytes": found.erased_bytes,
         "past_max": [one.to_json() for one in found.past_max_told if one.target in found.past_max],
         "failed": [answer.to_json() for answer in found.failed],
+        "problems": found.problems,
         "verdicts": dict(found.verdicts),
     }
 
