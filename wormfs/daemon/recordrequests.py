@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,8 @@ from wormfs.records.records import Asker, Look, Records
 from wormfs.records.trustedclock import doubt
 from wormfs.worm import dates
 from wormfs.worm.timekeeping import Judged, Trust
+
+log = logging.getLogger(__name__)
 
 MAX_KEYS: Final = 200
 _MAX_LINES: Final = 1000
@@ -135,7 +138,10 @@ class RecordRequests:
                 outcome = "refused"
             elif isinstance(error, NotFound):
                 outcome, said = self._missing(key)
-            return {"key": base64.b64encode(key).decode(), "outcome": outcome, "error": said}
+        except Exception as error:
+            log.exception("%s: %s failed", self._stack.backend.name, op)
+            outcome, said = "failed", f"unforeseen: {type(error).__name__}; the daemon's log says more"
+        return {"key": base64.b64encode(key).decode(), "outcome": outcome, "error": said}
 
     def _missing(self, key: Key) -> tuple[str, str]:
         """Outcome and words for a file that the backend does not have."""

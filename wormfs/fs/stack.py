@@ -125,8 +125,11 @@ class Stack:
         """The clock's mark goes to the disk, and erasures that were cut off go on."""
         while True:
             await trio.sleep(_RECORDS_EVERY_S)
-            await threads.run(self.records.clock.keep_sometimes)
-            await threads.run(self.records.finish)
+            try:
+                await threads.run(self.records.clock.keep_sometimes)
+                await threads.run(self.records.finish)
+            except Exception:  # a bug in a driver must not take the mount down
+                log.exception("%s: looking after records failed", self.backend.name)
 
     def close_records(self) -> None:
         """The clock's mark and the audit trail are on the disk when it returns. Blocks; does not raise."""

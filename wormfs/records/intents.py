@@ -73,6 +73,10 @@ class Intents:
                 key=intent.key,
             ) from error
 
+    def has(self, intent: Intent) -> bool:
+        """Whether it is under way still."""
+        return self._path(intent).exists()
+
     def remove(self, intent: Intent) -> None:
         """It is at its end. Not synced: one that comes back is found to be at its end again."""
         try:

@@ -147,6 +147,21 @@ def test_an_outage_in_the_middle_is_made_up_for(archive: Archive) -> None:
     assert archive.events().count("erased") == 1
 
 
+def test_one_that_cannot_be_finished_holds_up_no_other(archive: Archive) -> None:
+    other = Key(b"other.pdf")
+    archive.store()
+    record = make_record(b"x", retention=Retention(1))
+    store(archive.storage, archive.backend, other, b"x", record)
+    archive.backend.faults.fail("erase", Unavailable("down"), times=3)
+    for key in (KEY, other):
+        with pytest.raises(Unavailable):
+            archive.records().erase(key, ROOT)
+    archive.records().finish()  # the third failure is that of the first of the two
+    assert archive.events().count("erased") == 1
+    archive.records().finish()
+    assert archive.events().count("erased") == 2
+
+
 def test_a_lost_reply_is_made_up_for(archive: Archive) -> None:
     archive.store()
     archive.backend.faults.lose_reply("erase", Unavailable("timed out"))
