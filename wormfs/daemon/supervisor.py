@@ -87,6 +87,7 @@ class Supervisor:
             mountpoint=os.path.join(self.mountpoint, name),
             source=mounts.source_of(name),
             spool_directory=str(settings.spool or self.state.spool_directory(name)),
+            state_directory=str(self.state.path),
             instance_id=instance_id,
             log_level=self.settings.log_level,
             stop_timeout_s=self.settings.stop_timeout_s,

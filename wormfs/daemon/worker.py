@@ -22,7 +22,7 @@ import trio
 from wormfs import threads
 from wormfs.backends.base import Backend
 from wormfs.clock import SystemClock
-from wormfs.daemon import logs, mounts, stacks
+from wormfs.daemon import logs, mounts, stacks, verifying
 from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
 from wormfs.daemon.messages import Message, ProtocolError
@@ -31,10 +31,11 @@ from wormfs.daemon.spoolrequests import SpoolRequests
 from wormfs.daemon.workers import space_to_message
 from wormfs.errors import SettingsError, Unavailable, WormfsError
 from wormfs.fs.stack import Stack
-from wormfs.fuse import session
+from wormfs.fuse import caches, session
 from wormfs.fuse.operations import WormOperations
-from wormfs.model import Space
+from wormfs.model import Space, show
 from wormfs.spool.administration import Administration
+from wormfs.verify.damage import DamageList
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ _HOPELESS_PAUSE_S = 60.0
 _SPACE_EVERY_S = 30.0
 _DESTROYED_S = 1.0
 _DESTROYED_PAUSE_S = 0.01
+_NAMES = 5
+"""How many files one line of the log names."""
 _SHORTEST_DRAIN_S = 2.0
 """For the drain, even if open files have used up the time: sealed entries are worth a try."""
 
@@ -61,6 +64,7 @@ class Worker:
         self._stack: Stack | None = None
         self._requests: SpoolRequests | None = None
         self._space: Space | None = None
+        self._damage = DamageList(orders.state_directory, orders.backend)
 
     async def run(self) -> None:
         """Work until the end is asked for. Raises only what nobody foresaw, and OSError from mounting."""
@@ -126,6 +130,10 @@ class Worker:
                     )
                     raise Unavailable(why, backend=self._orders.backend)
                 return await self._requests.answer(request)
+            case verifying.DAMAGE_CHANGED:
+                if self._stack is not None:
+                    await self._read_damage(self._stack)
+                return {}
             case other:
                 raise SettingsError(f"the worker knows no request {other!r}")
 
@@ -217,6 +225,7 @@ class Worker:
                     # Else the next attempt would meet a lock of our own.
                     await threads.run(stack.store.close)
                 return error
+            await self._read_damage(stack)
             self._stack = stack
             requests = SpoolRequests(Administration(backend, stack.spool, stack.store, SystemClock()))
             self._requests = requests
@@ -234,6 +243,26 @@ class Worker:
                 self._stack = self._requests = None
             nursery.cancel_scope.cancel()
         return failure
+
+    async def _read_damage(self, stack: Stack) -> None:
+        """What verification found damaged is not served."""
+        filesystem = stack.filesystem
+        filesystem.forget_damage = self._damage.forget
+        try:
+            keys = await threads.run(self._damage.load)
+        except WormfsError as error:
+            # An archive is not locked away for a list that cannot be read.
+            log.error("ALERT: which files are damaged is not known, all are served: %s", error)
+            return
+        new = [key for key in keys if key not in filesystem.damage]
+        inodes = filesystem.damage.replace(keys)
+        if new:
+            names = ", ".join(show(key) for key in sorted(new)[:_NAMES])
+            log.error(
+                "ALERT: %d damaged files are not served ('wormfs status', 'wormfs verify'): %s%s",
+                len(keys), names, ", …" if len(new) > _NAMES else "",
+            )  # fmt: skip
+        await threads.run(caches.drop_content, inodes)
 
     async def _serve(self, stack: Stack) -> Unavailable | None:
         """Mount and answer until the mount is gone or the time to stop is over.
