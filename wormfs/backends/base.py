@@ -237,8 +237,8 @@ class Backend(Protocol):
 class Scrubbable(Protocol):
     """What a driver may have beside the contract: a way to read what is really stored, for verification.
 
-    Where bytes may come from a cache that others use, too, it goes around that cache as far as it can, and does
-    not push out what others read. A driver without it is read through ``open``.
+    Where bytes may come from a cache that others use, too, it goes around that cache as far as it can, and
+    does not push out what others read. A driver without it is read through ``open``.
     """
 
     def open_to_scrub(self, info: ObjectInfo) -> Reader:

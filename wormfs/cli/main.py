@@ -22,6 +22,9 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
         "check": LazyCommand("wormfs.cli.check", "check", "Try every backend: connect, write, read."),
         "status": LazyCommand("wormfs.cli.status", "status", "Show what the running daemon does."),
         "spool": LazyCommand("wormfs.cli.spool", "spool", "Look after files not committed yet."),
+        "verify": LazyCommand("wormfs.cli.verify", "verify", "Compare stored files with their records."),
+        "manifest": LazyCommand("wormfs.cli.manifest", "manifest", "Print what sha256sum -c takes."),
+        "export": LazyCommand("wormfs.cli.export", "export", "Copy files out as a BagIt bag."),
         "config": LazyCommand("wormfs.cli.config", "config", "Check and show the settings."),
         "completion": LazyCommand(
             "wormfs.cli.completion", "completion", "Print a shell's completion script."

@@ -30,6 +30,7 @@ from wormfs.daemon.orders import Orders, receive
 from wormfs.daemon.spoolrequests import SpoolRequests
 from wormfs.daemon.workers import space_to_message
 from wormfs.errors import SettingsError, Unavailable, WormfsError
+from wormfs.fs.filesystem import FileSystem
 from wormfs.fs.stack import Stack
 from wormfs.fuse import caches, session
 from wormfs.fuse.operations import WormOperations
@@ -64,6 +65,7 @@ class Worker:
         self._stack: Stack | None = None
         self._requests: SpoolRequests | None = None
         self._space: Space | None = None
+        self._reading_damage = trio.Lock()
         self._damage = DamageList(orders.state_directory, orders.backend)
 
     async def run(self) -> None:
@@ -248,6 +250,11 @@ class Worker:
         """What verification found damaged is not served."""
         filesystem = stack.filesystem
         filesystem.forget_damage = self._damage.forget
+        # In turn, or an older list could come after a newer one.
+        async with self._reading_damage:
+            await self._take_damage(filesystem)
+
+    async def _take_damage(self, filesystem: FileSystem) -> None:
         try:
             keys = await threads.run(self._damage.load)
         except WormfsError as error:

@@ -12,7 +12,7 @@ from wormfs.model import Key
 
 
 class Damage:
-    """Which files of one backend are damaged. Lives on the event loop; asked at every open, so it must be quick."""
+    """Which files of one backend are damaged. Lives on the event loop; asked at every open, so quick."""
 
     def __init__(self, backend: str, inodes: InodeTable, handles: HandleTable):
         self._backend = backend
@@ -68,7 +68,8 @@ class _DamagedReader:
 
 def _refusal(backend: str, key: Key) -> DigestMismatch:
     return DigestMismatch(
-        "ALERT: verification found it damaged; it is not read until it was restored and 'wormfs verify' finds it whole",
+        "ALERT: verification found it damaged; it is not read until it was restored and "
+        "'wormfs verify' finds it whole",
         backend=backend,
         key=key,
     )

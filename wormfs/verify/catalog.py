@@ -1,14 +1,15 @@
 """What verification remembers of one backend: every file it has seen, its runs, findings and damaged files.
 
-One SQLite database, ``<state directory>/verify/<backend>.sqlite``, private to the daemon's user: it holds names of files.
-A commit pays nothing for it: it learns of files when it sees them and from the audit trail (``trail``). What was
-erased leaves it with the next verification, and SQLite overwrites it (``secure_delete``).
+One SQLite database, ``<state directory>/verify/<backend>.sqlite``, private to the daemon's user: it holds
+names of files. A commit pays nothing for it: it learns of files when it sees them and from the audit trail
+(``trail``). What was erased leaves it with the next verification, and SQLite overwrites it
+(``secure_delete``).
 
-It is no archive: should it be lost or damaged, delete it, and the next verification begins a new one, which knows
-of nothing that went missing before.
+It is no archive: should it be lost or damaged, delete it, and the next verification begins a new one, which
+knows of nothing that went missing before.
 
-One process verifies a backend at a time (``Catalog.open`` holds a lock); ``damage`` and ``summary`` look into the
-database beside it, which SQLite's write-ahead log lets them. Durable in SQLite's own way.
+One process verifies a backend at a time (``Catalog.open`` holds a lock); ``damage`` and ``summary`` look into
+the database beside it, which SQLite's write-ahead log lets them. Durable in SQLite's own way.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, backend: str) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise BackendFault(
-            f"{path} has version {version}, this wormfs knows version {VERSION}: use the wormfs that made it, or "
-            "delete it and verify again",
+            f"{path} has version {version}, this wormfs knows version {VERSION}: use the wormfs "
+            "that made it, or delete it and verify again",
             backend=backend,
         )
 
@@ -154,7 +155,7 @@ def forget(connection: sqlite3.Connection, key: Key) -> int:
 
 
 class Catalog:
-    """The catalog for the one process that verifies. Used from one thread; every method blocks for the disk."""
+    """The catalog for the one process that verifies. For one thread; every method blocks for the disk."""
 
     def __init__(self, connection: sqlite3.Connection):
         self._db = connection
@@ -174,8 +175,8 @@ class Catalog:
         with self._db:
             if not anew:
                 row = self._db.execute(
-                    "SELECT id, phase, started_ns, files, bytes FROM runs WHERE kind = ? AND ended_ns IS NULL "
-                    "ORDER BY id DESC LIMIT 1",
+                    "SELECT id, phase, started_ns, files, bytes FROM runs "
+                    "WHERE kind = ? AND ended_ns IS NULL ORDER BY id DESC LIMIT 1",
                     (request.kind,),
                 ).fetchone()
                 if row is not None:
@@ -255,7 +256,8 @@ class Catalog:
         return int(row[0]), int(row[1])
 
     def due(self, run: Run, large_bytes: int) -> Iterator[Due]:
-        """What is still to be read, streamed: files of ``large_bytes`` and more first, each part in the order of keys.
+        """What is still to be read, streamed: files of ``large_bytes`` and more first, each part in the order
+        of keys.
 
         A large file then never stands alone at the end with the other cores idle.
         """
@@ -294,7 +296,7 @@ class Catalog:
         return None if row is None else Known(*row)
 
     def note(self, run: Run, outcomes: Iterable[Noted], now_ns: int) -> int:
-        """What came of looking at files: one transaction. How many of them were damaged and are whole again."""
+        """What came of looking at files: one transaction. How many were damaged and are whole again."""
         with self._db:
             mended = sum([self._note(run, one, now_ns) for one in outcomes])
             self._db.execute(
@@ -323,7 +325,8 @@ class Catalog:
             self._find(run, one.finding)
             if one.damaged:
                 self._db.execute(
-                    "INSERT INTO damaged VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET detail = excluded.detail",
+                    "INSERT INTO damaged VALUES (?, ?, ?) "
+                    "ON CONFLICT (key) DO UPDATE SET detail = excluded.detail",
                     (one.key, now_ns, one.finding.detail),
                 )
         return mended
@@ -380,7 +383,9 @@ class Catalog:
 
     def counts(self, run: Run) -> dict[FindingKind, int]:
         """How many findings of each kind a run has."""
-        rows = self._db.execute("SELECT kind, COUNT(*) FROM findings WHERE run = ? GROUP BY kind", (run.number,))
+        rows = self._db.execute(
+            "SELECT kind, COUNT(*) FROM findings WHERE run = ? GROUP BY kind", (run.number,)
+        )
         return {FindingKind(kind): count for kind, count in rows}
 
     # The audit trail (see trail.py)
@@ -391,13 +396,13 @@ class Catalog:
         return None if row is None else str(row[0])
 
     def hear(self, events: Iterable[tuple[str, str, str]], position: str) -> None:
-        """Take in what the audit trail says (subject, ``committed`` or ``erased``, when) and how far it was read."""
+        """Take in what the audit trail says: subject, ``committed`` or ``erased``, when. And how far that is."""
         with self._db:
             for subject, state, at in events:
                 self._db.execute(
-                    "INSERT INTO heard VALUES (?1, ?2, ?3) ON CONFLICT (subject) DO UPDATE SET at = ?3, state = "
-                    "CASE WHEN ?2 = 'committed' AND state IN ('erased', 'recommitted') THEN 'recommitted' "
-                    "ELSE ?2 END",
+                    "INSERT INTO heard VALUES (?1, ?2, ?3) ON CONFLICT (subject) DO UPDATE SET at = ?3, "
+                    "state = CASE WHEN ?2 = 'committed' AND state IN ('erased', 'recommitted') "
+                    "THEN 'recommitted' ELSE ?2 END",
                     (subject, state, at),
                 )
             self._db.execute("INSERT OR REPLACE INTO facts VALUES ('trail', ?)", (position,))
@@ -414,8 +419,8 @@ class Catalog:
                 state = self.heard(subject)
                 if state == "recommitted":
                     self._db.execute(
-                        "UPDATE files SET entry = NULL, sha256 = NULL, recorded_size = NULL, verified_ns = NULL "
-                        "WHERE key = ?",
+                        "UPDATE files SET entry = NULL, sha256 = NULL, recorded_size = NULL, "
+                        "verified_ns = NULL WHERE key = ?",
                         (key,),
                     )
                 if state in ("committed", "recommitted"):

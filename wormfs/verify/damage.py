@@ -1,6 +1,8 @@
-"""Files that verification found damaged: reading them is an error until a later verification finds them whole.
+"""Files that verification found damaged: reading them is an error until a later verification finds them
+whole.
 
-The daemon's worker looks here when it starts and whenever ``wormfs verify`` says that something changed. All methods block.
+The daemon's worker looks here when it starts and whenever ``wormfs verify`` says that something changed. All
+methods block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking at one file: what is there against what its record says, and against what was known of it before."""
+"""Looking at one file: what is there against what its record says, and what was known of it before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wormfs.verify.catalog import Due, Known, Noted, known_of
 from wormfs.verify.reading import Digester, Stopped
 
 _LOOKS: Final = 3
-"""A file that is replaced while it is read is looked at again; one that goes on changing is told of as it is."""
+"""A file that is replaced while it is read is looked at again, so many times in all."""
 
 
 class Examiner:
@@ -86,7 +86,9 @@ class Examiner:
         try:
             size_bytes, sha256 = self._digest(info)
         except NotFound as error:
-            return _damaged(due.key, FindingKind.MISSING, f"its name is there, its bytes are not: {_plain(error)}")
+            return _damaged(
+                due.key, FindingKind.MISSING, f"its name is there, its bytes are not: {_plain(error)}"
+            )
         except DigestMismatch as error:
             return _altered(due.key, _plain(error))
         except Unavailable:
@@ -120,8 +122,8 @@ class Examiner:
         if due.known is None or due.known == now:
             return Noted(due.key, whole=True, take=now)
         detail = (
-            f"bytes and record were both replaced: verified before were {due.known.size_bytes} bytes with SHA-256 "
-            f"{due.known.sha256}; the record is now of {timestamp(record.committed_at_ns)}"
+            f"bytes and record were both replaced: verified before were {due.known.size_bytes} bytes with "
+            f"SHA-256 {due.known.sha256}; the record is now of {timestamp(record.committed_at_ns)}"
         )
         if self._accept:
             finding = Finding(FindingKind.ALTERED, due.key, f"{detail} (accepted)")
@@ -163,5 +165,3 @@ def _unreadable(key: Key, error: WormfsError) -> Noted:
 def _plain(error: WormfsError) -> str:
     """The message without backend and file, which a finding names itself."""
     return error.args[0] if error.args and isinstance(error.args[0], str) and error.args[0] else str(error)
-
-

@@ -15,7 +15,7 @@ BLOCK_BYTES: Final = 4 << 20
 """Two of these are held for each file that is being read."""
 
 
-class Stopped(Exception):  # noqa: N818 (not a failure)
+class Stopped(Exception):
     """The verification was told to stop; what was being read is read again by the next one."""
 
 
@@ -74,5 +74,5 @@ class Digester:
 
 
 def _asked(offset: int, size_bytes: int) -> int:
-    """How much to read at ``offset``. A byte more than there should be shows the end, or that the file has grown."""
+    """How much to read at ``offset``. A byte more than there should be shows the end, or growth."""
     return min(BLOCK_BYTES, max(1, size_bytes + 1 - offset))

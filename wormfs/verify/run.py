@@ -8,8 +8,8 @@
        │           └ size and SHA-256 of every file that is due, by several threads
        └ every directory, into the catalog: from there the order of reading comes, and what it will take
 
-Each step is noted in the catalog, so that a run that was cut off goes on where it was: what the last second brought
-and files half read are read again. Memory is bounded whatever the number and size of files.
+Each step is noted in the catalog, so that a run that was cut off goes on where it was: what the last second
+brought and files half read are read again. Memory is bounded whatever the number and size of files.
 """
 
 from __future__ import annotations
@@ -106,8 +106,9 @@ class Verification:
     def verify(self) -> Run:
         """Run to the end. Blocks, for days perhaps.
 
-        Raises Unavailable when the backend cannot be reached, NotFound when the scope does not exist (and never did).
-        Whatever is raised, KeyboardInterrupt too: the next verification of the same kind goes on from here.
+        Raises Unavailable when the backend cannot be reached, NotFound when the scope does not exist (and
+        never did). Whatever is raised, KeyboardInterrupt too: the next verification of the same kind goes on
+        from here.
         """
         self._scope()
         run = self.catalog.begin(self.request, self.clock.now_ns(), anew=self.options.anew)
@@ -239,12 +240,14 @@ class Verification:
     def _missing(self, key: Key) -> Finding | None:
         """``None``: it was erased, or never was a record."""
         known = self.catalog.known(key)
-        if known is None or (self.trail is not None and self.catalog.heard(self.trail.subject(key)) == "erased"):
+        if known is None or (
+            self.trail is not None and self.catalog.heard(self.trail.subject(key)) == "erased"
+        ):
             return None
         return Finding(FindingKind.MISSING, key, self._accepted(_description(known)))
 
     def _miss_nameless(self, run: Run) -> None:
-        """Commits in the audit trail, from before this run, whose file was never seen: only their time is known."""
+        """Commits in the audit trail, before this run, whose file was never seen: only their time is known."""
         for commits in _slices(self.catalog.unmet(_second(run.started_ns)), _LISTED):
             self._tell(
                 run,
@@ -252,7 +255,9 @@ class Verification:
                     Finding(
                         FindingKind.MISSING,
                         _NAMELESS + subject.encode(),
-                        self._accepted(f"the audit trail says that it was committed at {at}, under this subject"),
+                        self._accepted(
+                            f"the audit trail says that it was committed at {at}, under this subject"
+                        ),
                     )
                     for subject, at in commits
                 ],
@@ -278,10 +283,9 @@ class Verification:
 
 def _examine_all(examiner: Examiner, batch: list[Due]) -> list[Noted]:
     """In a thread. A batch that is stopped gives what it has."""
-    noted = []
+    noted: list[Noted] = []
     with contextlib.suppress(Stopped):
-        for due in batch:
-            noted.append(examiner.examine(due))
+        noted.extend(examiner.examine(due) for due in batch)
     return noted
 
 

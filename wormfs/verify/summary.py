@@ -22,7 +22,7 @@ class LastRun:
     """It was not asked to look at a part of the tree only. (It may have been a sample.)"""
     findings: dict[FindingKind, int]
     oldest_ns: int | None
-    """When the file was last found whole (or first seen) for which that was longest ago; ``None``: no files."""
+    """When that file was last found whole (or first seen) for which it is longest ago; ``None``: no files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,12 @@ from wormfs.errors import BackendFault
 from wormfs.model import Key
 from wormfs.verify.catalog import Catalog
 
-_STATES: Final = {"committed": "committed", "erasing": "erased", "erased": "erased", "not-erased": "committed"}
+_STATES: Final = {
+    "committed": "committed",
+    "erasing": "erased",
+    "erased": "erased",
+    "not-erased": "committed",
+}
 """An erasure that was cut off may have happened: its file is not missed. One that failed did not."""
 _BATCH: Final = 1000
 _INTERESTING: Final = (b'"committed"', b"erased", b'"erasing"')

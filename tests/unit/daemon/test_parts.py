@@ -216,6 +216,7 @@ def test_orders_arrive_whole_and_not_a_byte_more_is_read() -> None:
         mountpoint="/mnt/worm/exams",
         source="wormfs#exams",
         spool_directory="/var/lib/wormfs/spool/exams",
+        state_directory="/var/lib/wormfs",
         instance_id="0" * 16,
         log_level="info",
         stop_timeout_s=30.0,

@@ -91,9 +91,9 @@ class LocalReader:
 class ScrubReader(LocalReader):
     """Reads a file once, from the disk and not from memory, and leaves nothing of it in memory.
 
-    The page cache lets go of clean pages that nobody has mapped. What a running program maps, or a copy in the cache of
-    the disk or of a virtual machine's host, is read from there all the same. The cache of the mount is another one
-    (of the FUSE inode) and stays as it is.
+    The page cache lets go of clean pages that nobody has mapped. What a running program maps, or a copy in
+    the cache of the disk or of a virtual machine's host, is read from there all the same. The cache of the
+    mount is another one (of the FUSE inode) and stays as it is.
     """
 
     def __init__(self, fd: int, size_bytes: int, backend: str, key: Key, buffers: Buffers) -> None:
