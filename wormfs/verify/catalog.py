@@ -396,7 +396,7 @@ class Catalog:
         return None if row is None else str(row[0])
 
     def hear(self, events: Iterable[tuple[str, str, str]], position: str) -> None:
-        """Take in what the audit trail says: subject, ``committed`` or ``erased``, when. And how far that is."""
+        """Take in lines of the trail (subject, ``committed`` or ``erased``, when); how far it was read."""
         with self._db:
             for subject, state, at in events:
                 self._db.execute(

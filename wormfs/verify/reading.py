@@ -75,4 +75,5 @@ class Digester:
 
 def _asked(offset: int, size_bytes: int) -> int:
     """How much to read at ``offset``. A byte more than there should be shows the end, or growth."""
-    return min(BLOCK_BYTES, max(1, size_bytes + 1 - offset))
+    left_bytes = size_bytes + 1 - offset
+    return min(BLOCK_BYTES, left_bytes) if left_bytes > 0 else BLOCK_BYTES

@@ -247,7 +247,7 @@ class Verification:
         return Finding(FindingKind.MISSING, key, self._accepted(_description(known)))
 
     def _miss_nameless(self, run: Run) -> None:
-        """Commits in the audit trail, before this run, whose file was never seen: only their time is known."""
+        """Commits in the audit trail, before this run, whose file was never seen: only the time is known."""
         for commits in _slices(self.catalog.unmet(_second(run.started_ns)), _LISTED):
             self._tell(
                 run,
