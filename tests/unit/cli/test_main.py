@@ -19,7 +19,18 @@ from wormfs.cli.main import COMMANDS, cli, main
 from wormfs.errors import SettingsError, Unavailable
 
 GOOD = "mountpoint: /mnt/worm\nbackends:\n  exams: {type: local, path: /srv/worm/exams}\n"
-STABLE = ["mount", "umount", "check", "status", "spool", "config", "completion"]
+STABLE = [
+    "mount",
+    "umount",
+    "check",
+    "status",
+    "spool",
+    "verify",
+    "manifest",
+    "export",
+    "config",
+    "completion",
+]
 
 
 def run(*arguments: str) -> Result:
