@@ -39,6 +39,12 @@ STEPS: Final = (
     "spool.data-unlinked",
     "spool.quarantine-linked",
     "spool.quarantined-synced",
+    "erase.intended",
+    "erase.recorded",
+    "erase.mutable",
+    "erase.unlinked",
+    "erase.proved",
+    "erase.tombstoned",
 )
 """Every named durable step, in the order in which a file passes them."""
 

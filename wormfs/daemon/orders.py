@@ -27,10 +27,9 @@ class Orders:
     """Where this backend is mounted, links resolved."""
     source: str
     """What /proc/mounts shows as its device."""
+    state_directory: str
     spool_directory: str
     """Where the spool goes if the driver has no place of its own for it."""
-    state_directory: str
-    """Where the worker finds what verification and other commands left for it."""
     instance_id: str
     log_level: str
     stop_timeout_s: float

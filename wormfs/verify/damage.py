@@ -35,14 +35,12 @@ class DamageList:
                 with connection:
                     connection.execute("DELETE FROM damaged WHERE key = ?", (key,))
 
+    def forget_erased(self, key: Key) -> None:
+        """A file was erased: nothing of it stays in the catalog. Raises Unavailable, BackendFault.
 
-def forget_erased(state_directory: str | Path, backend: str, key: Key) -> None:
-    """A file was erased: its name leaves the catalog at once. Does nothing where it is not known.
-
-    Without this it leaves with the next verification, which learns of the erasure from the audit trail.
-    Raises Unavailable, BackendFault.
-    """
-    with database(catalog_path(state_directory, backend), backend) as connection:
-        if connection is not None:
-            with connection:
-                catalog.forget(connection, key)
+        Without this its name stays until the next verification, which learns of it from the audit trail.
+        """
+        with database(self._path, self._backend) as connection:
+            if connection is not None:
+                with connection:
+                    catalog.forget(connection, key)
