@@ -300,3 +300,42 @@ def test_a_person_sees_a_table(daemon: Daemon, place: Place) -> None:
     text = daemon.run("status").stdout
     assert "exams: verified 0s ago, 1 file: 1 altered" in text
     assert "1 damaged file not served" in text
+
+
+def test_an_erased_file_is_not_missed_and_its_name_is_forgotten_at_once(
+    fresh_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = fresh_daemon(exams={"erase": "expired", "retention": {"period": "1s"}})
+    daemon.start()
+    place = Place(daemon, "exams", "job").make()
+    for name in ("kept", "anna-mueller"):
+        (place / name).write_bytes(b"x")
+    assert verify(daemon, status=0) == {}
+    catalog = daemon.state_directory / "verify" / "exams.sqlite"
+    assert b"anna-mueller" in catalog.read_bytes()
+    eventually(lambda: erased(place / "anna-mueller"), "it may be erased")
+    assert b"anna-mueller" not in b"".join(path.read_bytes() for path in catalog.parent.iterdir())
+    assert verify(daemon, status=0) == {}
+    (place / "anna-mueller").write_bytes(b"another")
+    assert verify(daemon, status=0) == {}
+    (place.data / "anna-mueller").unlink()
+    assert verify(daemon, status=1) == {"job/anna-mueller": "missing"}
+
+
+def erased(path: Path) -> bool:
+    with contextlib.suppress(PermissionError):
+        path.unlink()
+        return True
+    return False
+
+
+def test_a_commit_that_nobody_ever_saw_again_is_missing(daemon: Daemon, place: Place) -> None:
+    (place / "f").write_bytes(b"x")
+    (place.data / "f").unlink()
+    # Commits of the second in which a verification begins are left to the next one.
+    eventually(lambda: daemon.run("verify").returncode == 1, "the commit in the audit trail is missed")
+    found = verify(daemon, status=1)
+    assert list(found.values()) == ["missing"]
+    assert next(iter(found)).startswith("(name unknown) ")
+    assert verify(daemon, "--accept", status=1) == found
+    assert verify(daemon, status=0) == {}
