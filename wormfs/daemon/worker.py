@@ -253,12 +253,13 @@ class Worker:
                     await threads.run(stack.store.close)
                     await threads.run(stack.close_records)
                 return error
-            await self._read_damage(stack)
             self._stack = stack
             requests = SpoolRequests(Administration(backend, stack.spool, stack.store, SystemClock()))
             self._requests = requests
             record_requests = self._record_requests = RecordRequests(stack)
             try:
+                # Whoever says from now on that it has changed is heard.
+                await self._read_damage(stack)
                 failure = await self._serve(stack)
                 if failure is None:
                     self._stop("it was unmounted", self._orders.stop_timeout_s)

@@ -18,7 +18,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -35,10 +35,11 @@ CREATE TABLE files (
     key BLOB PRIMARY KEY,
     seen_ns INTEGER NOT NULL,
     listed INTEGER NOT NULL,
-    due INTEGER NOT NULL DEFAULT 0,
-    size INTEGER NOT NULL,
     verified_ns INTEGER,
     entry TEXT, sha256 TEXT, recorded_size INTEGER
+) WITHOUT ROWID;
+CREATE TABLE due (
+    run INTEGER NOT NULL, key BLOB NOT NULL, size INTEGER NOT NULL, PRIMARY KEY (run, key)
 ) WITHOUT ROWID;
 CREATE TABLE folders (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE runs (
@@ -59,7 +60,7 @@ CREATE TABLE damaged (key BLOB PRIMARY KEY, since_ns INTEGER NOT NULL, detail TE
 CREATE TABLE heard (subject TEXT PRIMARY KEY, state TEXT NOT NULL, at TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-# files.listed: the run that saw it last. files.due: the run that is to read it, 0 when none is.
+# files.listed: the run that saw it last.
 # files.entry, sha256, recorded_size: of its record when it was first found whole.
 # heard: what the audit trail says of files by their subjects; see trail.py.
 
@@ -190,11 +191,13 @@ class Catalog:
             assert number is not None
             # Of another run that has the same number, should it have been given up.
             self._db.execute("DELETE FROM findings WHERE run = ?", (number,))
-            self._db.execute("UPDATE files SET due = 0 WHERE due = ?", (number,))
+            self._db.execute("DELETE FROM due WHERE run NOT IN (SELECT id FROM runs) OR run = ?", (number,))
         return Run(number, "listing", now_ns, False, 0, 0)
 
     def enter(self, run: Run, phase: str) -> None:
         """Note that a phase is done and the next begins."""
+        # A listing is repeated after a crash; what was read, and above all what is damaged, must be kept.
+        self._db.execute(f"PRAGMA synchronous = {'NORMAL' if phase == 'listing' else 'FULL'}")
         with self._db:
             self._db.execute("UPDATE runs SET phase = ? WHERE id = ?", (phase, run.number))
         run.phase = phase
@@ -234,16 +237,20 @@ class Catalog:
             self._db.execute("DELETE FROM folders WHERE key = ?", (key,))
 
     def saw(
-        self, run: Run, files: Iterable[tuple[Key, int, bool]], before_ns: int | None, now_ns: int
+        self, run: Run, files: Sequence[tuple[Key, int, bool]], before_ns: int | None, now_ns: int
     ) -> None:
         """Files that were listed: key, size, whether chance chose it."""
         whole_before = (1 << 63) - 1 if before_ns is None else before_ns
         with self._db:
             self._db.executemany(
-                "INSERT INTO files (key, seen_ns, listed, due, size) VALUES (?1, ?2, ?3, ?3 * ?5, ?4) "
-                "ON CONFLICT (key) DO UPDATE SET listed = ?3, size = ?4, "
-                "due = CASE WHEN ?5 AND (verified_ns IS NULL OR verified_ns < ?6) THEN ?3 ELSE 0 END",
-                ((key, now_ns, run.number, size, chosen, whole_before) for key, size, chosen in files),
+                "INSERT INTO files (key, seen_ns, listed) VALUES (?1, ?2, ?3) "
+                "ON CONFLICT (key) DO UPDATE SET listed = ?3",
+                ((key, now_ns, run.number) for key, _, _ in files),
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO due SELECT ?1, key, ?3 FROM files "
+                "WHERE key = ?2 AND (verified_ns IS NULL OR verified_ns < ?4)",
+                ((run.number, key, size, whole_before) for key, size, chosen in files if chosen),
             )
 
     # Reading
@@ -251,7 +258,7 @@ class Catalog:
     def totals(self, run: Run) -> tuple[int, int]:
         """Number and bytes of the files that are still to be read."""
         row = self._db.execute(
-            "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM files WHERE due = ?", (run.number,)
+            "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM due WHERE run = ?", (run.number,)
         ).fetchone()
         return int(row[0]), int(row[1])
 
@@ -269,8 +276,8 @@ class Catalog:
         after = b""
         while True:
             rows = self._db.execute(
-                "SELECT key, size, entry, sha256, recorded_size FROM files "
-                "WHERE due = ? AND key > ? AND size BETWEEN ? AND ? ORDER BY key LIMIT ?",
+                "SELECT key, size, entry, sha256, recorded_size FROM due LEFT JOIN files USING (key) "
+                "WHERE run = ? AND key > ? AND size BETWEEN ? AND ? ORDER BY key LIMIT ?",
                 (number, after, least_bytes, most_bytes, _PAGE),
             ).fetchall()
             for key, size, entry, sha256, recorded_size in rows:
@@ -307,19 +314,17 @@ class Catalog:
     def _note(self, run: Run, one: Noted, now_ns: int) -> int:
         run.files += 1
         run.size_bytes += one.read_bytes
+        self._db.execute("DELETE FROM due WHERE run = ? AND key = ?", (run.number, one.key))
         if one.gone:
             # Looked at again when the erasures of the audit trail are known.
-            self._db.execute("UPDATE files SET due = 0, listed = 0 WHERE key = ?", (one.key,))
+            self._db.execute("UPDATE files SET listed = 0 WHERE key = ?", (one.key,))
             return 0
         mended = 0
-        self._db.execute("UPDATE files SET due = 0 WHERE key = ?", (one.key,))
-        if one.take is not None:
+        if one.whole is not None:
             self._db.execute(
-                "UPDATE files SET entry = ?, sha256 = ?, recorded_size = ? WHERE key = ?",
-                (one.take.entry_id, one.take.sha256, one.take.size_bytes, one.key),
+                "UPDATE files SET verified_ns = ?, entry = ?, sha256 = ?, recorded_size = ? WHERE key = ?",
+                (now_ns, one.whole.entry_id, one.whole.sha256, one.whole.size_bytes, one.key),
             )
-        if one.whole:
-            self._db.execute("UPDATE files SET verified_ns = ? WHERE key = ?", (now_ns, one.key))
             mended = self._db.execute("DELETE FROM damaged WHERE key = ?", (one.key,)).rowcount
         if one.finding is not None:
             self._find(run, one.finding)
@@ -448,11 +453,9 @@ class Noted:
 
     key: Key
     read_bytes: int = 0
-    whole: bool = False
-    """All bytes were read, and they are those of the record."""
     gone: bool = False
-    take: Known | None = None
-    """What to remember of its record from now on."""
+    whole: Known | None = None
+    """All bytes were read and are those of the record, which said this."""
     finding: Finding | None = None
     damaged: bool = False
     """Its bytes must not be served any more."""

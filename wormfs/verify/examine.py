@@ -120,14 +120,14 @@ class Examiner:
     def _against_memory(self, due: Due, now: Known, record: Record) -> Noted:
         """Bytes and record fit together. Were both replaced since an earlier verification?"""
         if due.known is None or due.known == now:
-            return Noted(due.key, whole=True, take=now)
+            return Noted(due.key, whole=now)
         detail = (
             f"bytes and record were both replaced: verified before were {due.known.size_bytes} bytes with "
             f"SHA-256 {due.known.sha256}; the record is now of {timestamp(record.committed_at_ns)}"
         )
         if self._accept:
             finding = Finding(FindingKind.ALTERED, due.key, f"{detail} (accepted)")
-            return Noted(due.key, whole=True, take=now, finding=finding)
+            return Noted(due.key, whole=now, finding=finding)
         return _altered(due.key, detail)
 
 

@@ -156,6 +156,23 @@ def test_restart_begins_anew_and_other_requests_are_runs_of_their_own(
     assert found.unfinished == 0
 
 
+def test_a_run_of_another_kind_in_between_takes_nothing_away(
+    storage: LocalStorage, verifier: Verifier
+) -> None:
+    many(storage, verifier, 600)
+    with pytest.raises(KeyboardInterrupt):
+        verifier.verify(stop_after=100)
+    first = verifier.seen.files
+    with pytest.raises(KeyboardInterrupt):
+        verifier.verify(Request(scope=Key(b"job-1")), stop_after=50)
+    verifier.verify(Request(sample=0.1))
+    verifier.verify()
+    assert verifier.run is not None
+    assert verifier.run.resumed
+    assert verifier.seen.files >= 600 - first - 200
+    assert verifier.run.files == 600
+
+
 def test_an_unreachable_backend_ends_the_run_which_goes_on_later(
     storage: LocalStorage, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
