@@ -28,7 +28,7 @@ from wormfs.errors import (
 )
 from wormfs.model import Key, ObjectInfo, Record, name_of
 from wormfs.oserrors import translating
-from wormfs.verify.examine import open_to_scrub
+from wormfs.verify.examine import scrubbing
 from wormfs.verify.reading import BLOCK_BYTES
 from wormfs.verify.walk import files_below
 
@@ -45,6 +45,7 @@ class Exporter:
     def __init__(self, backend: Backend, scope: Key, destination: Path, progress: Progress):
         """Raises Unsupported where the library is not installed."""
         self._backend = backend
+        self._open = scrubbing(backend)
         self._scope = scope
         self._destination = destination
         self._progress = progress
@@ -116,7 +117,7 @@ class Exporter:
     def _copy_bytes(self, info: ObjectInfo, record: Record, write: Callable[[bytes], int]) -> None:
         digest = hashlib.sha256()
         offset = 0
-        with contextlib.closing(open_to_scrub(self._backend, info)) as reader:
+        with contextlib.closing(self._open(info)) as reader:
             while block := reader.read(offset, BLOCK_BYTES):
                 digest.update(block)
                 write(block)

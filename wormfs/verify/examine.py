@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Final
 
 from wormfs.backends.base import Backend, Reader, Scrubbable
@@ -22,6 +23,7 @@ class Examiner:
     def __init__(self, backend: Backend, digester: Digester, *, accept: bool = False):
         """``accept``: a file whose record is another one than before is taken as it is from now on."""
         self._backend = backend
+        self._open = scrubbing(backend)
         self._digester = digester
         self._accept = accept
 
@@ -104,7 +106,7 @@ class Examiner:
         return dataclasses.replace(noted, read_bytes=size_bytes)
 
     def _digest(self, info: ObjectInfo) -> tuple[int, str]:
-        reader = open_to_scrub(self._backend, info)
+        reader = self._open(info)
         try:
             return self._digester.digest(reader, info.size_bytes)
         finally:
@@ -131,9 +133,9 @@ class Examiner:
         return _altered(due.key, detail)
 
 
-def open_to_scrub(backend: Backend, info: ObjectInfo) -> Reader:
-    """A reader that goes around caches as far as the driver can. Raises what ``open`` raises."""
-    return backend.open_to_scrub(info) if isinstance(backend, Scrubbable) else backend.open(info)
+def scrubbing(backend: Backend) -> Callable[[ObjectInfo], Reader]:
+    """Opens files going around caches as far as the driver can. Raises what ``open`` raises."""
+    return backend.open_to_scrub if isinstance(backend, Scrubbable) else backend.open
 
 
 def _identity(info: ObjectInfo) -> tuple[object, ...]:
