@@ -112,7 +112,7 @@ def database(path: Path, backend: str, *, make: bool = False) -> Iterator[sqlite
     try:
         if make:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(_open_as_owner(path))
         elif not path.exists():
             yield None
             return
@@ -471,9 +471,22 @@ _RUNS = 200
 """How many runs are remembered."""
 
 
+def _open_as_owner(path: Path) -> int:
+    """The file, made when missing. Root makes it for the daemon's user, to whom the state directory belongs.
+
+    (SQLite gives the files that it makes beside a database to the database's owner.)
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        owner = path.parent.parent.stat()
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+        os.chown(path.parent, owner.st_uid, owner.st_gid)
+    return fd
+
+
 @contextlib.contextmanager
 def _alone(path: Path, backend: str) -> Iterator[None]:
-    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open_as_owner(path.with_suffix(".lock"))
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from wormfs import clock
 
+_LEAST_BLOCK_BYTES = 64 << 10
+
 
 class Pace:
     """Safe from any thread. Bytes are paid for after they were read, so that no block is too large for it."""
@@ -24,6 +26,12 @@ class Pace:
         self._pause = pause
         self._lock = threading.Lock()
         self._free_at = monotonic()
+
+    def block_bytes(self, most_bytes: int) -> int:
+        """How much to read at once: what a second allows, so that nobody waits long for it."""
+        if self._bytes_per_s is None:
+            return most_bytes
+        return min(most_bytes, max(_LEAST_BLOCK_BYTES, self._bytes_per_s))
 
     def spend(self, size_bytes: int) -> None:
         """Account for bytes that were read. Blocks until the next may be."""

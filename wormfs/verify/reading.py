@@ -28,6 +28,7 @@ class Digester:
         self._pace = pace
         self._progress = progress
         self._stopped = threading.Event()
+        self._block_bytes = pace.block_bytes(BLOCK_BYTES)
 
     def digest(self, reader: Reader, size_bytes: int) -> tuple[int, str]:
         """Number and SHA-256 (hex) of the bytes that are there; reads on beyond ``size_bytes``.
@@ -36,12 +37,12 @@ class Digester:
         """
         found = hashlib.sha256()
         offset = 0
-        asked = _asked(0, size_bytes)
+        asked = self._asked(0, size_bytes)
         block = self._read(reader, 0, asked)
         # A reader gives less than was asked for only at the end.
         while len(block) == asked:
             offset += len(block)
-            asked = _asked(offset, size_bytes)
+            asked = self._asked(offset, size_bytes)
             following = self._ahead.start(self._read, reader, offset, asked)
             try:
                 found.update(block)
@@ -59,6 +60,11 @@ class Digester:
         self._progress(len(block))
         return block
 
+    def _asked(self, offset: int, size_bytes: int) -> int:
+        """How much to read at ``offset``. A byte more than there should be shows the end, or growth."""
+        left_bytes = size_bytes + 1 - offset
+        return min(self._block_bytes, left_bytes) if left_bytes > 0 else self._block_bytes
+
     @property
     def stopped(self) -> bool:
         """Whether ``stop`` was called."""
@@ -71,9 +77,3 @@ class Digester:
     def close(self) -> None:
         """End the threads."""
         self._ahead.close()
-
-
-def _asked(offset: int, size_bytes: int) -> int:
-    """How much to read at ``offset``. A byte more than there should be shows the end, or growth."""
-    left_bytes = size_bytes + 1 - offset
-    return min(BLOCK_BYTES, left_bytes) if left_bytes > 0 else BLOCK_BYTES

@@ -159,11 +159,12 @@ class Verification:
                 self._saw(run, [info for info in infos if info.kind is Kind.FILE])
 
     def _saw(self, run: Run, infos: list[ObjectInfo]) -> None:
-        files = [(info.key, info.size_bytes, self.request.chooses(info.key, run.number)) for info in infos]
-        self.catalog.saw(run, files, self.request.before_ns(run.started_ns), self.clock.now_ns())
         if self.trail is not None and self.catalog.has_heard():
+            # First: a file that was erased and committed again was not verified yet.
             subject = self.trail.subject
             self.catalog.met((info.key, subject(info.key)) for info in infos)
+        files = [(info.key, info.size_bytes, self.request.chooses(info.key, run.number)) for info in infos]
+        self.catalog.saw(run, files, self.request.before_ns(run.started_ns), self.clock.now_ns())
         self.watcher.listed(len(infos))
 
     # Reading

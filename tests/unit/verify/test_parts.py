@@ -41,6 +41,13 @@ def test_the_pace_is_kept_and_a_pause_is_not_made_up_for() -> None:
     assert time.now == pytest.approx(170)
 
 
+def test_a_slow_pace_reads_in_small_blocks() -> None:
+    assert Pace(None).block_bytes(4 << 20) == 4 << 20
+    assert Pace(1 << 30).block_bytes(4 << 20) == 4 << 20
+    assert Pace(1 << 20).block_bytes(4 << 20) == 1 << 20
+    assert Pace(1).block_bytes(4 << 20) == 64 << 10
+
+
 def test_without_a_limit_nothing_waits() -> None:
     time = Time()
     Pace(None, monotonic=time.monotonic, pause=time.pause).spend(1 << 60)

@@ -223,7 +223,8 @@ def test_erased_and_committed_again_is_no_finding(storage: LocalStorage, verifie
     verifier.say("erased", Key(b"a"))
     store(storage, verifier.backend, Key(b"a"), b"another one")
     verifier.say("committed", Key(b"a"))
-    assert verifier.verify() == {}
+    assert verifier.verify(Request(older_than_s=DAY_S)) == {}
+    assert verifier.seen.files == 1, "this one was not verified yet"
     storage.lose(Key(b"a"))
     assert verifier.verify() == {b"a": MISSING}
 
@@ -365,6 +366,18 @@ def test_the_catalog_is_private(verifier: Verifier) -> None:
     path = catalog_path(verifier.state, "archive")
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_what_root_verifies_the_daemons_user_can_read(storage: LocalStorage, verifier: Verifier) -> None:
+    fill(storage, verifier, "a")
+    os.chown(verifier.state, 33, 33)
+    verifier.verify()
+    path = catalog_path(verifier.state, "archive")
+    owners = {entry.stat().st_uid for entry in [path.parent, *path.parent.iterdir()]}
+    assert owners == {33}
+    with verifier.catalog():
+        owners = {entry.stat().st_uid for entry in path.parent.iterdir()}
+        assert owners == {33}, "SQLite's own files, too"
 
 
 def test_a_damaged_catalog_says_what_to_do(verifier: Verifier) -> None:
