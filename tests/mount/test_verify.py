@@ -8,6 +8,7 @@ import errno
 import json
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -339,3 +340,12 @@ def test_a_commit_that_nobody_ever_saw_again_is_missing(daemon: Daemon, place: P
     assert next(iter(found)).startswith("(name unknown) ")
     assert verify(daemon, "--accept", status=1) == found
     assert verify(daemon, status=0) == {}
+
+
+def test_on_a_terminal_there_is_a_bar(daemon: Daemon, place: Place) -> None:
+    (place / "f").write_bytes(os.urandom(8 * SIZE))
+    command = f"{sys.executable} -m wormfs verify --config {daemon.config} --rate 16MiB/s"
+    shown = works("script", "-qc", command, "/dev/null", cwd=daemon.base, env=environment(daemon.base))
+    assert re.search(r"exams .*0/1 files.*/8.0 MiB", shown)
+    assert "MiB/s" in shown
+    assert "all is well" in shown

@@ -7,7 +7,7 @@ from typing import Self
 
 import click
 
-from wormfs.cli.output import console, plain
+from wormfs.cli.output import console, plain, size_text
 
 _STEP_BYTES = 4 << 20
 """The bar is moved no more often than this: small files must not spend their time on it."""
@@ -23,7 +23,6 @@ class Bar:
             Progress,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
 
         screen = console(stderr=True)
@@ -32,13 +31,13 @@ class Bar:
             BarColumn(bar_width=20),
             TextColumn("{task.fields[files]}", markup=False),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
             console=screen,
             transient=True,
             disable=not screen.is_terminal,
         )
-        self._task = self._progress.add_task("", total=None, files="")
+        self._task = self._progress.add_task("", total=None, files="", rate="")
         self._files = self._of_files = 0
         self._bytes = 0
 
@@ -69,7 +68,9 @@ class Bar:
     def begin(self, text: str, files: int, size_bytes: int) -> None:
         """What is to be done from here on."""
         self._files, self._of_files = 0, files
-        self._progress.reset(self._task, total=size_bytes, description=plain(text), files=self._count())
+        self._progress.reset(
+            self._task, total=size_bytes, description=plain(text), files=self._count(), rate=""
+        )
 
     def bytes_done(self, size_bytes: int) -> None:
         """That many more."""
@@ -84,7 +85,11 @@ class Bar:
 
     def _move(self) -> None:
         done, self._bytes = self._bytes, 0
-        self._progress.update(self._task, advance=done, files=self._count())
+        self._progress.update(self._task, advance=done, files=self._count(), rate=self._rate())
+
+    def _rate(self) -> str:
+        speed = self._progress.tasks[0].speed
+        return f"{size_text(int(speed))}/s" if speed else ""
 
     def _count(self) -> str:
         return f"{self._files:,}/{self._of_files:,} files"

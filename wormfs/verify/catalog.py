@@ -447,7 +447,7 @@ class Catalog:
             self._db.executemany("DELETE FROM heard WHERE subject = ?", ((one,) for one in subjects))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Noted:
     """What came of looking at one file."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Final
 
@@ -102,8 +101,9 @@ class Examiner:
         elif record is None:
             noted = self._without_record(due.key, problem)
         else:
-            noted = self._against_memory(due, known_of(record), record)
-        return dataclasses.replace(noted, read_bytes=size_bytes)
+            noted = self._against_memory(due, expected, record)
+        noted.read_bytes = size_bytes
+        return noted
 
     def _digest(self, info: ObjectInfo) -> tuple[int, str]:
         reader = self._open(info)
