@@ -121,7 +121,7 @@ class AuditLog:
         self.problem: str | None = None
         """Why it cannot be written now, for ``wormfs status``; ``None`` while all is well."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durability.make_path_durably(os.fspath(self.path.parent), 0o700)
             self._salt = _salt(self.path.parent)
             self._fd = self._open()
             durability.sync_directory_path(os.fspath(self.path.parent))
@@ -245,6 +245,8 @@ class AuditLog:
 
     def _write(self, line: bytes) -> None:
         """One line, whole or not at all. Raises OSError."""
+        if self._fd < 0:
+            raise OSError(errno.EBADF, "it has been closed")
         with _locked(self._fd):
             if self._torn:
                 os.write(self._fd, b"\n")

@@ -395,6 +395,20 @@ def test_hold_commands_on_a_tree(make: Callable[[str], Place], daemon: Daemon) -
     assert "it is not held for AZ 1" in done.stderr
 
 
+def test_what_is_not_committed_yet_cannot_be_held_and_says_so(
+    fresh_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = fresh_daemon(exams={"settle": "1h"})
+    daemon.start()
+    (daemon.mountpoint / "exams" / "f").write_bytes(b"x")
+    top = str(daemon.mountpoint / "exams")
+    done = daemon.wormfs("hold", "add", "-c", str(daemon.config), "AZ 1", top)
+    assert done.returncode == 1
+    assert "exams/f: it is not committed yet (settling)" in done.stderr
+    assert daemon.run("stat", f"{top}/f").stdout.splitlines()[1].split() == ["state", "settling"]
+    assert "it does not exist" in daemon.run("stat", f"{top}/g").stdout
+
+
 def test_expire_lists_and_erases_what_is_due_and_nothing_else(
     make: Callable[[str], Place], daemon: Daemon
 ) -> None:
@@ -440,6 +454,24 @@ def test_expire_warns_of_files_past_their_max(fresh_daemon: Callable[..., Daemon
     os.removexattr(path, "user.wormfs.hold")
     assert daemon.run("expire", "--yes").returncode == 0
     assert not path.exists()
+
+
+def test_a_backend_that_is_down_keeps_no_other_from_its_turn(fresh_daemon: Callable[..., Daemon]) -> None:
+    daemon = fresh_daemon(exams={"retention": {"period": "0s"}, "erase": "expired"})
+    away = {"type": "local", "path": str(daemon.base / "away")}
+    exams = daemon.local("exams", retention={"period": "0s"}, erase="expired")
+    daemon.write_config({"away": away, "exams": exams})
+    daemon.start(wait=False)
+    daemon.wait_mounted("exams")
+    path = expired(daemon.mountpoint / "exams" / "f")
+    done = daemon.run("expire", "--yes")
+    assert done.returncode == 1
+    assert "wormfs: away: not looked at to the end" in done.stderr
+    assert not path.exists()
+    done = daemon.wormfs("clock", "accept", "-c", str(daemon.config))
+    assert done.returncode == 1
+    assert "wormfs: away: " in done.stderr
+    assert "exams: believed" in done.stdout
 
 
 def test_erase_by_court_order(make: Callable[[str], Place], daemon: Daemon) -> None:

@@ -245,6 +245,15 @@ def test_a_log_that_was_moved_away_is_begun_again(trail: AuditLog, tmp_path: Pat
     assert [line["number"] for line in lines(trail.path)] == [2]
 
 
+def test_a_closed_log_is_one_that_cannot_be_written(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, "exams", SystemClock())
+    log.close()
+    log.note(Event.COMMITTED, KEY)
+    log.sync()
+    with pytest.raises(Unavailable):
+        log.note_durably(Event.ERASING, KEY)
+
+
 def test_reading_finds_the_lines_of_one_file(trail: AuditLog) -> None:
     trail.note(Event.COMMITTED, KEY)
     trail.note(Event.COMMITTED, Key(b"other"))

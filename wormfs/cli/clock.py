@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from wormfs.cli.options import config_option, json_option, load_settings
+from wormfs.cli.output import plain
+from wormfs.errors import WormfsError
 
-DOUBT = 3
+FAILED, DOUBT = 1, 3
 
 
 @click.group()
@@ -33,7 +35,7 @@ def clock() -> None:
 def status(config_path: str, as_json: bool, backends: tuple[str, ...]) -> int:
     """Show what is thought of the clock.
 
-    Exits 0 if it is believed by every backend, 3 if not, 1 if no daemon answers.
+    Exits 0 if it is believed by every backend, 3 if not, 1 if a backend does not answer.
 
     \b
     Example:
@@ -65,12 +67,22 @@ def _ask(config_path: str, op: str, backends: tuple[str, ...], as_json: bool) ->
 
     settings = load_settings(config_path)
     chosen = files.chosen_backends(settings, backends)
-    found = {backend: files.request(settings, backend, op) for backend in chosen}
+    found: dict[str, dict[str, Any]] = {}
+    problems: dict[str, str] = {}
+    for backend in chosen:
+        try:
+            found[backend] = files.request(settings, backend, op)
+        except WormfsError as error:
+            problems[backend] = str(error)  # one that is down must not keep the others from it
     if as_json:
-        click.echo(json.dumps({"backends": found}, indent=2))
+        click.echo(json.dumps({"backends": found, "problems": problems}, indent=2))
     else:
         for backend, one in found.items():
             _print(backend, one)
+    for backend, why in problems.items():
+        click.echo(f"wormfs: {backend}: {plain(why)}", err=True)
+    if problems:
+        return FAILED
     return 0 if all(one["trust"] == "sure" for one in found.values()) else DOUBT
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wormfs.cli.options import config_option, json_option, load_settings
+from wormfs.errors import WormfsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wormfs.cli.files import Answer
+    from wormfs.cli.files import Answer, Target
     from wormfs.config import Settings
 
 FAILED, PAST_MAX = 1, 3
@@ -26,11 +27,20 @@ _ERASE_AT_ONCE = 25
 
 @dataclass(slots=True)
 class Found:
-    """What a walk over backends has shown, and what came of it."""
+    """What a walk over backends has shown, and what came of it.
 
-    due: list[Answer] = field(default_factory=list)
-    past_max: list[Answer] = field(default_factory=list)
+    Of a million files only the names are kept; all that is known is kept of those that are told of.
+    """
+
+    rows: int | None
+    """How many files are told of one by one; ``None``: all."""
+    due: list[Target] = field(default_factory=list)
+    due_told: list[Answer] = field(default_factory=list)
+    past_max: set[Target] = field(default_factory=set)
+    past_max_told: list[Answer] = field(default_factory=list)
     failed: list[Answer] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+    """Backends that could not be walked to the end."""
     verdicts: Counter[str] = field(default_factory=Counter)
     due_bytes: int = 0
     erased: int = 0
@@ -51,7 +61,7 @@ def expire(config_path: str, as_json: bool, yes: bool, backends: tuple[str, ...]
     \b
     Exit status:
       0  fine
-      1  a file could not be looked at or erased
+      1  a file or a backend could not be looked at, or a file not be erased
       3  files are there past their retention.max
 
     \b
@@ -60,10 +70,11 @@ def expire(config_path: str, as_json: bool, yes: bool, backends: tuple[str, ...]
       wormfs expire --yes
     """
     from wormfs.cli import files
+    from wormfs.cli.output import plain
 
     settings = load_settings(config_path)
     chosen = files.chosen_backends(settings, backends)
-    found = _look(settings, chosen)
+    found = _look(settings, chosen, None if as_json else _ROWS)
     if yes:
         _erase(settings, found)
     if as_json:
@@ -71,23 +82,28 @@ def expire(config_path: str, as_json: bool, yes: bool, backends: tuple[str, ...]
     else:
         _print(settings, found, erased=yes)
     for answer in found.failed:
-        click.echo(f"wormfs: {answer.target.label}: {answer.error}", err=True)
-    if found.failed:
+        click.echo(f"wormfs: {answer.target.label}: {plain(answer.error)}", err=True)
+    for backend, why in found.problems.items():
+        click.echo(f"wormfs: {backend}: not looked at to the end: {plain(why)}", err=True)
+    if found.failed or found.problems:
         return FAILED
     return PAST_MAX if found.past_max else 0
 
 
-def _look(settings: Settings, backends: list[str]) -> Found:
+def _look(settings: Settings, backends: list[str], rows: int | None) -> Found:
     from wormfs.cli import files
     from wormfs.model import ROOT
 
-    found = Found()
+    found = Found(rows)
     for backend in backends:
         targets = files.below(settings, files.Target(backend, ROOT))
-        with _progress(f"{backend}: looking", None) as seen:
-            for answer in files.ask(settings, "records.look", targets):
-                seen(1)
-                _sort(found, answer)
+        try:
+            with _progress(f"{backend}: looking", None) as seen:
+                for answer in files.ask(settings, "records.look", targets):
+                    seen(1)
+                    _sort(found, answer)
+        except WormfsError as error:
+            found.problems[backend] = str(error)  # one that is down must not keep the others from it
     return found
 
 
@@ -99,39 +115,40 @@ def _sort(found: Found, answer: Answer) -> None:
     verdict = answer.facts.get("verdict", "not committed")
     found.verdicts[verdict] += 1
     if verdict == "due":
-        found.due.append(answer)
+        found.due.append(answer.target)
         found.due_bytes += answer.facts["size_bytes"]
+        if found.rows is None or len(found.due_told) < found.rows:
+            found.due_told.append(answer)
     if answer.facts.get("past_max"):
-        found.past_max.append(answer)
+        found.past_max.add(answer.target)
+        if found.rows is None or len(found.past_max_told) < found.rows:
+            found.past_max_told.append(answer)
 
 
 def _erase(settings: Settings, found: Found) -> None:
     from wormfs.cli import files
 
-    mine = [one for one in found.due if settings.backend(one.target.backend).erase != "never"]
-    gone = set()
+    mine = [target for target in found.due if settings.backend(target.backend).erase != "never"]
     with _progress("erasing", len(mine)) as seen:
-        for answer in files.ask(
-            settings, "records.erase", (one.target for one in mine), batch=_ERASE_AT_ONCE
-        ):
+        for answer in files.ask(settings, "records.erase", mine, batch=_ERASE_AT_ONCE):
             seen(1)
             if answer.outcome == "done":
                 found.erased += 1
                 found.erased_bytes += answer.facts["size_bytes"]
-                gone.add(answer.target)
+                found.past_max.discard(answer.target)
             elif answer.outcome != "missing":
                 found.failed.append(answer)
-    found.past_max = [one for one in found.past_max if one.target not in gone]
 
 
 def _to_json(found: Found) -> dict[str, Any]:
     return {
-        "due": [answer.to_json() for answer in found.due],
+        "due": [answer.to_json() for answer in found.due_told],
         "due_bytes": found.due_bytes,
         "erased": found.erased,
         "erased_bytes": found.erased_bytes,
-        "past_max": [answer.to_json() for answer in found.past_max],
+        "past_max": [one.to_json() for one in found.past_max_told if one.target in found.past_max],
         "failed": [answer.to_json() for answer in found.failed],
+        "problems": found.problems,
         "verdicts": dict(found.verdicts),
     }
 
@@ -141,19 +158,20 @@ def _print(settings: Settings, found: Found, *, erased: bool) -> None:
 
     screen = console()
     if found.due:
-        _print_table(found.due)
+        _print_table(found)
     total = f"{count_text(len(found.due), 'file is', 'files are')} due, {size_text(found.due_bytes)}"
     others = ", ".join(f"{count} {name}" for name, count in sorted(found.verdicts.items()) if name != "due")
     screen.print(f"{total}{f' ({others})' if others else ''}", soft_wrap=True)
-    never = {one.target.backend for one in found.due if settings.backend(one.target.backend).erase == "never"}
+    backends = {target.backend for target in found.due}
+    never = {backend for backend in backends if settings.backend(backend).erase == "never"}
     for backend in sorted(never):
         screen.print(f"{backend}: nothing is erased here: 'erase' is 'never'", soft_wrap=True)
     if erased:
         gone = count_text(found.erased, "file", "files")
         screen.print(f"{gone} erased, {size_text(found.erased_bytes)}", soft_wrap=True)
-    elif len(never) < len({one.target.backend for one in found.due}):
+    elif never < backends:
         screen.print("--yes erases them", soft_wrap=True)
-    for answer in found.past_max[:_ROWS]:
+    for answer in (one for one in found.past_max_told if one.target in found.past_max):
         text = (
             f"{answer.target.label}: should have gone by {answer.facts['latest']}: {answer.facts['reason']}"
         )
@@ -162,7 +180,7 @@ def _print(settings: Settings, found: Found, *, erased: bool) -> None:
         screen.print(f"{count_text(len(found.past_max), 'file is', 'files are')} past retention.max")
 
 
-def _print_table(due: list[Answer]) -> None:
+def _print_table(found: Found) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -173,7 +191,7 @@ def _print_table(due: list[Answer]) -> None:
     table.add_column("Size", justify="right", no_wrap=True)
     table.add_column("Committed", no_wrap=True)
     table.add_column("Retained until", no_wrap=True)
-    for answer in due[:_ROWS]:
+    for answer in found.due_told:
         facts = answer.facts
         table.add_row(
             Text(answer.target.label),
@@ -183,8 +201,8 @@ def _print_table(due: list[Answer]) -> None:
         )
     screen = console()
     screen.print(table)
-    if len(due) > _ROWS:
-        screen.print(f"... and {len(due) - _ROWS} more (--json lists all)")
+    if len(found.due) > len(found.due_told):
+        screen.print(f"... and {len(found.due) - len(found.due_told)} more (--json lists all)")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from wormfs.config.units import nominal_s, parse_period, quote, show_period
 from wormfs.model import Period
 
 ROUNDINGS = ("none", "end-of-year")
+UTC = "UTC"
 ERASE_MODES = ("never", "expired", "always")
 
 Round = Literal["none", "end-of-year"]
@@ -41,6 +42,8 @@ def parse_zone(value: object) -> str:
     """A time zone of the tz database. Reads its file. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(f"must be a time zone such as UTC or Europe/Berlin, not {quote(value)}")
+    if value == UTC:
+        return value  # known without any file
     try:
         zoneinfo.ZoneInfo(value)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,8 @@ from wormfs.records.records import Asker, Look, Records
 from wormfs.records.trustedclock import doubt
 from wormfs.worm import dates
 from wormfs.worm.timekeeping import Judged, Trust
+
+log = logging.getLogger(__name__)
 
 MAX_KEYS: Final = 200
 _MAX_LINES: Final = 1000
@@ -129,13 +132,23 @@ class RecordRequests:
         try:
             return {"key": base64.b64encode(key).decode(), "outcome": "done", **work(key)}
         except WormfsError as error:
+            outcome, said = "failed", str(error.args[0]) if error.args else type(error).__name__
             if isinstance(error, Refused):
                 self._records.refused(op, asker.uid, error)
                 outcome = "refused"
-            else:
-                outcome = "missing" if isinstance(error, NotFound) else "failed"
-            said = str(error.args[0]) if error.args else type(error).__name__
-            return {"key": base64.b64encode(key).decode(), "outcome": outcome, "error": said}
+            elif isinstance(error, NotFound):
+                outcome, said = self._missing(key)
+        except Exception as error:
+            log.exception("%s: %s failed", self._stack.backend.name, op)
+            outcome, said = "failed", f"unforeseen: {type(error).__name__}; the daemon's log says more"
+        return {"key": base64.b64encode(key).decode(), "outcome": outcome, "error": said}
+
+    def _missing(self, key: Key) -> tuple[str, str]:
+        """Outcome and words for a file that the backend does not have."""
+        entry = threads.from_thread(self._stack.spool.get, key)
+        if entry is None or entry.state.ended:
+            return "missing", "it does not exist"
+        return "failed", f"it is not committed yet ({entry.state.value}): try again when it is"
 
     def _look(self, key: Key) -> Message:
         entry = threads.from_thread(self._stack.spool.get, key)

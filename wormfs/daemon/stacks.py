@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import zoneinfo
 from pathlib import Path
@@ -84,12 +85,6 @@ def stack_options(settings: BackendSettings) -> StackOptions:
 def record_options(settings: BackendSettings) -> RecordOptions:
     """Retention and erasing as the rules want them. Reads the time zone's file. Raises SettingsError."""
     retention = settings.retention
-    try:
-        zone = zoneinfo.ZoneInfo(retention.time_zone)
-    except (zoneinfo.ZoneInfoNotFoundError, OSError) as error:
-        raise SettingsError(
-            f"time_zone {retention.time_zone!r} is not known here", backend=settings.name
-        ) from error
     policy = RetentionPolicy(
         otherwise=RetentionRule(retention.period, Rounding(retention.round)),
         rules=tuple(
@@ -98,7 +93,7 @@ def record_options(settings: BackendSettings) -> RecordOptions:
         ),
         minimum=retention.min,
         maximum=retention.max,
-        zone=zone,
+        zone=_zone(settings),
         scratch=settings.erase == EraseMode.ALWAYS.value,
     )
     return RecordOptions(
@@ -107,6 +102,14 @@ def record_options(settings: BackendSettings) -> RecordOptions:
         atime_retention=settings.atime_retention,
         compliance=retention.compliance,
     )
+
+
+def _zone(settings: BackendSettings) -> datetime.tzinfo:
+    name = settings.retention.time_zone
+    try:
+        return datetime.UTC if name == "UTC" else zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, OSError) as error:
+        raise SettingsError(f"time_zone {name!r} is not known here", backend=settings.name) from error
 
 
 def read_boot_id() -> str:

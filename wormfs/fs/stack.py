@@ -98,7 +98,9 @@ class Stack:
         Raises SpoolLocked, JournalError, Unavailable.
         """
         await threads.run(self._start_records)
-        await threads.run(restart.recover, self.store, self.spool, self.backend.name)
+        await threads.run(
+            restart.recover, self.store, self.spool, self.backend.name, self.records.erased_among
+        )
         await nursery.start(self._work)
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
@@ -123,8 +125,11 @@ class Stack:
         """The clock's mark goes to the disk, and erasures that were cut off go on."""
         while True:
             await trio.sleep(_RECORDS_EVERY_S)
-            await threads.run(self.records.clock.keep_sometimes)
-            await threads.run(self.records.finish)
+            try:
+                await threads.run(self.records.clock.keep_sometimes)
+                await threads.run(self.records.finish)
+            except Exception:  # a bug in a driver must not take the mount down
+                log.exception("%s: looking after records failed", self.backend.name)
 
     def close_records(self) -> None:
         """The clock's mark and the audit trail are on the disk when it returns. Blocks; does not raise."""

@@ -63,6 +63,10 @@ class Eraser:
         """Erasures that did not come to their end. Raises Unavailable."""
         return list(self._intents)
 
+    def is_cut_off(self, intent: Intent) -> bool:
+        """Whether it is still not at its end."""
+        return self._intents.has(intent)
+
     def finish(self, intent: Intent) -> bool:
         """Go on where it was cut off. Whether the file is gone now; raises when it must be tried again."""
         try:

@@ -64,7 +64,7 @@ class Intents:
         values["key"] = base64.b64encode(intent.key).decode()
         text = json.dumps({"v": _VERSION, **values}).encode() + b"\n"
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durability.make_path_durably(os.fspath(self._directory), 0o700)
             durability.write_file_durably(os.fspath(self._path(intent)), text, mode=0o600)
         except OSError as error:
             raise Unavailable(
@@ -72,6 +72,10 @@ class Intents:
                 backend=self._backend,
                 key=intent.key,
             ) from error
+
+    def has(self, intent: Intent) -> bool:
+        """Whether it is under way still."""
+        return self._path(intent).exists()
 
     def remove(self, intent: Intent) -> None:
         """It is at its end. Not synced: one that comes back is found to be at its end again."""

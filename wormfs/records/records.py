@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wormfs import audit
 from wormfs.audit import AuditLog, Event
 from wormfs.backends.base import Backend
 from wormfs.errors import IsADirectory, Refused, WormfsError
 from wormfs.model import Key, Kind, ObjectInfo, Record, Retention, RetentionChange
 from wormfs.records.erasing import Eraser
-from wormfs.records.intents import Intents
+from wormfs.records.intents import Intent, Intents
 from wormfs.records.trustedclock import TrustedClock
 from wormfs.worm import dates, erasing
 from wormfs.worm.erasing import EraseMode, Judged
@@ -208,12 +209,20 @@ class Records:
         if self._eraser is None:
             return
         try:
-            for intent in self._eraser.cut_off():
-                with self._alone.on(intent.key):
-                    if self._eraser.finish(intent):
-                        self._forget(intent.key)
+            intents = self._eraser.cut_off()
         except WormfsError as error:
             log.warning("%s: an erasure that was cut off waits: %s", self._backend.name, error)
+            return
+        for intent in intents:
+            with self._alone.on(intent.key):
+                self._finish(self._eraser, intent)
+
+    def erased_among(self, entries: Collection[str]) -> frozenset[str]:
+        """Which of some entry ids have a tombstone. Reads all of the audit trail."""
+        if self.trail is None:
+            return frozenset()
+        lines = audit.read(self.trail.path, f'"event":"{Event.ERASED.value}"'.encode())
+        return frozenset(entries).intersection(str(line.get("entry")) for line in lines)
 
     # Inside
 
@@ -230,6 +239,14 @@ class Records:
             raise Refused("nothing can be erased without a state directory: it could not be recorded")
         self._eraser.erase(info, record, uid=asker.uid, who=asker.who, reason=reason, early=early)
         self._forget(info.key)
+
+    def _finish(self, eraser: Eraser, intent: Intent) -> None:
+        try:
+            # It may have come to its end while this one waited for its turn.
+            if eraser.is_cut_off(intent) and eraser.finish(intent):
+                self._forget(intent.key)
+        except WormfsError as error:
+            log.warning("%s: an erasure that was cut off waits: %s", self._backend.name, error)
 
     def _forget(self, key: Key) -> None:
         if self.erased is not None:

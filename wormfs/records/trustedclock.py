@@ -117,7 +117,7 @@ class TrustedClock:
             return
         text = json.dumps({"v": _VERSION, **dataclasses.asdict(believed)}).encode() + b"\n"
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durability.make_path_durably(os.fspath(self._path.parent), 0o700)
             durability.write_file_durably(os.fspath(self._path), text, mode=0o600)
         except OSError as error:
             raise Unavailable(

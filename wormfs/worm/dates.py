@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import functools
 import re
 
 from wormfs.errors import InvalidArgument
@@ -34,7 +35,12 @@ def after(start_ns: int, period: Period, rounding: Rounding, zone: datetime.tzin
     Years and months are those of the calendar in ``zone``, the rest is exact. FOREVER when it lies
     beyond 2262, where 63 bits of nanoseconds end.
     """
-    start_s = -(-start_ns // NS_PER_S)
+    return _after(-(-start_ns // NS_PER_S), period, rounding, zone)
+
+
+@functools.lru_cache(maxsize=64)
+def _after(start_s: int, period: Period, rounding: Rounding, zone: datetime.tzinfo) -> int | None:
+    # Remembered, because a thousand files may be closed within one second.
     try:
         wall = datetime.datetime.fromtimestamp(start_s, zone).replace(tzinfo=None)
         end_s = _later_s(_add_months(wall, 12 * period.years + period.months), zone) + period.seconds

@@ -34,8 +34,16 @@ class Pattern:
         # At the end it is everything below: directories, and a name in them.
         self._names = [*names, b"*"] if names[-1] == _ANY_NAMES else names
 
+        encoded = b"/".join(names)
+        wild = [at for at, byte in enumerate(encoded) if byte in (_STAR, _ONE)]
+        # What stands before the first wildcard, and what after the last; a '**' may stand for nothing at all.
+        self._head = encoded[: wild[0]] if wild else encoded
+        self._tail = encoded[wild[-1] + 1 :].removeprefix(b"/") if wild else encoded
+
     def matches(self, key: Key) -> bool:
-        """Whether the pattern stands for ``key``."""
+        """Whether the pattern stands for ``key``. Most paths are told by their beginning or end alone."""
+        if not key.startswith(self._head) or not key.endswith(self._tail):
+            return False
         return _matches(self._names, key.split(b"/"), _ANY_NAMES.__eq__, _name_matches)
 
     def __eq__(self, other: object) -> bool:
