@@ -125,7 +125,7 @@ def _last(verification: dict[str, Any]) -> str:
         f"{count_text(verification['files'], 'file', 'files')}: {', '.join(found) or 'all well'}"
     )
     if verification["oldest_at_ns"] is not None:
-        text += f"; oldest look {age_text((now_ns - verification['oldest_at_ns']) / NS_PER_S)} ago"
+        text += f"; longest not found whole: {age_text((now_ns - verification['oldest_at_ns']) / NS_PER_S)}"
     return text
 
 

@@ -328,6 +328,9 @@ class Catalog:
             mended = self._db.execute("DELETE FROM damaged WHERE key = ?", (one.key,)).rowcount
         if one.finding is not None:
             self._find(run, one.finding)
+            if one.whole is None:
+                # Due again at the next opportunity, however lately it was whole.
+                self._db.execute("UPDATE files SET verified_ns = NULL WHERE key = ?", (one.key,))
             if one.damaged:
                 self._db.execute(
                     "INSERT INTO damaged VALUES (?, ?, ?) "

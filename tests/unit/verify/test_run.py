@@ -100,6 +100,7 @@ def test_a_damaged_file_is_looked_at_again_however_young_the_last_look(
     storage: LocalStorage, verifier: Verifier
 ) -> None:
     fill(storage, verifier, "a", "b")
+    verifier.verify()
     storage.alter(Key(b"a"), b"x" * 10)
     assert verifier.verify() == {b"a": ALTERED}
     assert verifier.verify(Request(older_than_s=30 * DAY_S)) == {b"a": ALTERED}
