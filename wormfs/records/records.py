@@ -17,7 +17,7 @@ from pathlib import Path
 from wormfs import audit
 from wormfs.audit import AuditLog, Event
 from wormfs.backends.base import Backend
-from wormfs.errors import IsADirectory, Refused, WormfsError
+from wormfs.errors import IsADirectory, Refused, Unsupported, WormfsError
 from wormfs.model import Key, Kind, ObjectInfo, Record, Retention, RetentionChange
 from wormfs.records.erasing import Eraser
 from wormfs.records.intents import Intent, Intents
@@ -175,9 +175,11 @@ class Records:
         with self._alone.on(key), self._about(key):
             _must_be_root(asker, "change legal holds")
             record = self._find(key)[1]
-            there = record.retention.holds if record is not None else ()
+            if record is None:
+                raise Unsupported("wormfs did not write this file, so it has no holds")
+            there = record.retention.holds
             removed = there if cases is None else tuple(case for case in cases if case in there)
-            if record is not None and not removed:
+            if not removed:
                 return record
             self._note_durably(Event.RELEASED, key, case=", ".join(removed), uid=asker.uid, **_who(asker))
             return self._backend.change_retention(key, RetentionChange(remove_holds=removed))

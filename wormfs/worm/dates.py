@@ -17,7 +17,7 @@ from wormfs.model import FOREVER, Period
 
 NS_PER_S = 1_000_000_000
 _SHOWN_FOREVER = "forever"
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_DAY = re.compile(r"\d{4}-?(\d{2}-?\d{2}|W\d{2}(-?\d)?)", re.ASCII)
 _LAST_NS = (1 << 63) - 1
 
 
@@ -80,7 +80,7 @@ def parse(text: str, zone: datetime.tzinfo) -> int | None:
         return FOREVER
     try:
         wall = datetime.datetime.fromisoformat(text)
-        if _DAY.fullmatch(text):
+        if _DAY.fullmatch(text):  # in any form of ISO 8601
             wall = wall.replace(hour=23, minute=59, second=59)
         if wall.tzinfo is None:
             return _later_s(wall, zone) * NS_PER_S

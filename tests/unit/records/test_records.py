@@ -326,8 +326,10 @@ def test_foreign_files(archive: Archive) -> None:
     assert records.look(KEY).judged.verdict is Verdict.UNRECORDED
     with pytest.raises(Retained):
         records.erase(KEY, ROOT)
-    with pytest.raises(Unsupported):
-        records.hold(KEY, ("AZ 1",), ROOT)
+    for call in (records.hold, records.release):
+        with pytest.raises(Unsupported):
+            call(KEY, ("AZ 1",), ROOT)
+    assert archive.events() == []
     archive.records(RecordOptions(mode=EraseMode.ALWAYS)).erase(KEY, ROOT)
     assert not archive.there()
 
