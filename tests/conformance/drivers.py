@@ -44,6 +44,14 @@ class Storage(Protocol):
         """Put a file there that wormfs did not write."""
         ...
 
+    def alter(self, key: Key, content: bytes) -> None:
+        """Behind wormfs's back, as far as the storage lets anybody: other bytes under ``key``."""
+        ...
+
+    def lose(self, key: Key) -> None:
+        """Behind wormfs's back: the file is gone, record and all."""
+        ...
+
     def visible(self) -> set[bytes]:
         """Every path in the storage but wormfs's hidden ones."""
         ...
@@ -80,6 +88,21 @@ class LocalStorage:
 
     def place_foreign(self, key: Key, content: bytes) -> None:
         self.path_of(key).write_bytes(content)
+
+    def alter(self, key: Key, content: bytes) -> None:
+        self._thaw(key)
+        # In place: record and times stay.
+        status = self.path_of(key).stat()
+        self.path_of(key).write_bytes(content)
+        os.utime(self.path_of(key), ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def lose(self, key: Key) -> None:
+        self._thaw(key)
+        self.path_of(key).unlink()
+
+    def _thaw(self, key: Key) -> None:
+        if self.immutable:
+            subprocess.run(["chattr", "-i", self.path_of(key)], check=True)
 
     def visible(self) -> set[bytes]:
         names: set[bytes] = set()

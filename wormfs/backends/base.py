@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from wormfs.model import (
     CheckResult,
@@ -231,3 +231,16 @@ class Backend(Protocol):
         ...
 
     def space(self) -> Space: ...
+
+
+@runtime_checkable
+class Scrubbable(Protocol):
+    """What a driver may have beside the contract: a way to read what is really stored, for verification.
+
+    Where bytes may come from a cache that others use, too, it goes around that cache as far as it can, and
+    does not push out what others read. A driver without it is read through ``open``.
+    """
+
+    def open_to_scrub(self, info: ObjectInfo) -> Reader:
+        """As ``open``, for one reading from the beginning to the end."""
+        ...

@@ -28,6 +28,9 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
         "expire": LazyCommand("wormfs.cli.expire", "expire", "List or erase files whose time is over."),
         "erase": LazyCommand("wormfs.cli.erase", "erase", "Erase a file early, by court order."),
         "clock": LazyCommand("wormfs.cli.clock", "clock", "Look at the time that retention believes."),
+        "verify": LazyCommand("wormfs.cli.verify", "verify", "Compare stored files with their records."),
+        "manifest": LazyCommand("wormfs.cli.manifest", "manifest", "Print what sha256sum -c takes."),
+        "export": LazyCommand("wormfs.cli.export", "export", "Copy files out as a BagIt bag."),
         "config": LazyCommand("wormfs.cli.config", "config", "Check and show the settings."),
         "completion": LazyCommand(
             "wormfs.cli.completion", "completion", "Print a shell's completion script."

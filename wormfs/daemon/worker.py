@@ -23,7 +23,7 @@ import trio
 from wormfs import threads
 from wormfs.backends.base import Backend
 from wormfs.clock import SystemClock
-from wormfs.daemon import logs, mounts, stacks
+from wormfs.daemon import logs, mounts, stacks, verifying
 from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
 from wormfs.daemon.messages import Message, ProtocolError
@@ -32,11 +32,13 @@ from wormfs.daemon.recordrequests import RecordRequests, clock_to_message
 from wormfs.daemon.spoolrequests import SpoolRequests
 from wormfs.daemon.workers import space_to_message
 from wormfs.errors import SettingsError, Unavailable, WormfsError
+from wormfs.fs.filesystem import FileSystem
 from wormfs.fs.stack import Stack, StatePlace
-from wormfs.fuse import session
+from wormfs.fuse import caches, session
 from wormfs.fuse.operations import WormOperations
-from wormfs.model import Space
+from wormfs.model import Key, Space, show
 from wormfs.spool.administration import Administration
+from wormfs.verify.damage import DamageList
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ _HOPELESS_PAUSE_S = 60.0
 _SPACE_EVERY_S = 30.0
 _DESTROYED_S = 1.0
 _DESTROYED_PAUSE_S = 0.01
+_NAMES = 5
+"""How many files one line of the log names."""
 _SHORTEST_DRAIN_S = 2.0
 """For the drain, even if open files have used up the time: sealed entries are worth a try."""
 
@@ -64,6 +68,8 @@ class Worker:
         self._requests: SpoolRequests | None = None
         self._record_requests: RecordRequests | None = None
         self._space: Space | None = None
+        self._reading_damage = trio.Lock()
+        self._damage = DamageList(orders.state_directory, orders.backend)
 
     async def run(self) -> None:
         """Work until the end is asked for. Raises only what nobody foresaw, and OSError from mounting."""
@@ -134,6 +140,10 @@ class Worker:
                     )
                     raise Unavailable(why, backend=self._orders.backend)
                 return await self._requests.answer(request)
+            case verifying.DAMAGE_CHANGED:
+                if self._stack is not None:
+                    await self._read_damage(self._stack)
+                return {}
             case str(name) if name.startswith(("records.", "clock.")):
                 if self._record_requests is None:
                     why = "it is not mounted now ('wormfs status' says why)"
@@ -232,6 +242,7 @@ class Worker:
             stack = await threads.run(_open_stack, backend, orders)
         except WormfsError as error:
             return error
+        stack.records.erased = self._forget_erased
         async with trio.open_nursery() as nursery:
             try:
                 await stack.start(nursery)
@@ -247,6 +258,8 @@ class Worker:
             self._requests = requests
             record_requests = self._record_requests = RecordRequests(stack)
             try:
+                # Whoever says from now on that it has changed is heard.
+                await self._read_damage(stack)
                 failure = await self._serve(stack)
                 if failure is None:
                     self._stop("it was unmounted", self._orders.stop_timeout_s)
@@ -261,6 +274,40 @@ class Worker:
                 self._stack = self._requests = self._record_requests = None
             nursery.cancel_scope.cancel()
         return failure
+
+    def _forget_erased(self, key: Key) -> None:
+        """In the thread that has erased a file: verification must not remember its name."""
+        try:
+            self._damage.forget_erased(key)
+        except WormfsError as error:
+            log.warning(
+                "the name of an erased file stays in the catalog until the next verification: %s", error
+            )
+
+    async def _read_damage(self, stack: Stack) -> None:
+        """What verification found damaged is not served."""
+        filesystem = stack.filesystem
+        filesystem.forget_damage = self._damage.forget
+        # In turn, or an older list could come after a newer one.
+        async with self._reading_damage:
+            await self._take_damage(filesystem)
+
+    async def _take_damage(self, filesystem: FileSystem) -> None:
+        try:
+            keys = await threads.run(self._damage.load)
+        except WormfsError as error:
+            # An archive is not locked away for a list that cannot be read.
+            log.error("ALERT: which files are damaged is not known, all are served: %s", error)
+            return
+        new = [key for key in keys if key not in filesystem.damage]
+        inodes = filesystem.damage.replace(keys)
+        if new:
+            names = ", ".join(show(key) for key in sorted(new)[:_NAMES])
+            log.error(
+                "ALERT: %d damaged files are not served ('wormfs status', 'wormfs verify'): %s%s",
+                len(keys), names, ", …" if len(new) > _NAMES else "",
+            )  # fmt: skip
+        await threads.run(caches.drop_content, inodes)
 
     async def _serve(self, stack: Stack) -> Unavailable | None:
         """Mount and answer until the mount is gone or the time to stop is over.

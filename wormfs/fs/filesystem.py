@@ -39,6 +39,7 @@ from wormfs.errors import (
 from wormfs.fs import attributes, names, xattrs
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.closing import Closing
+from wormfs.fs.damage import Damage
 from wormfs.fs.handles import DirectoryHandle, Handle, HandleTable, ReadHandle, SpoolReadHandle, WriteHandle
 from wormfs.fs.inodes import ROOT_INODE, InodeTable
 from wormfs.fs.listing import Item, Listing
@@ -95,6 +96,9 @@ class FileSystem:
         self._inodes = InodeTable(backend.name)
         self._handles = HandleTable()
         self._closing = Closing(spool)
+        self.damage = Damage(backend.name, self._inodes, self._handles)
+        self.forget_damage: Callable[[Key], None] = lambda key: None
+        """Durably takes a key off the list of damaged files; blocks."""
         self._inline = backend.traits.inline
         self._threads = threads.limiter(backend.traits.connections)
         self.invalidate: Callable[[int, bytes], None] | None = None
@@ -265,6 +269,10 @@ class FileSystem:
                 raise
             # Somebody else was faster; the caller asked for whatever file is there, to write it.
             raise Sealed("the file is a record; it can be read, not changed", key=key) from error
+        if key in self.damage:
+            # What was damaged has gone, or nobody could make the name anew.
+            self.damage.remove(key)
+            await threads.run(self.forget_damage, key)
         inode = self._inodes.remember(parent, name)
         self._inodes.node(inode).content = None
         handle = self._handles.add(WriteHandle(entry, inode, writer))
@@ -304,12 +312,13 @@ class FileSystem:
         info = await self._ask(self._backend.stat, key)
         with self._about(key):
             rules.may_open_record(flags)
+        self.damage.check(key)
         reader = await self._ask(self._backend.open, info)
         # The same name with other bytes can only be a file erased and made again elsewhere.
         content = (info.size_bytes, info.mtime_ns, info.version)
         keep_cache = node.content in (None, content)
         node.content = content
-        return Opened(self._handles.add(ReadHandle(reader)), keep_cache)
+        return Opened(self._handles.add(ReadHandle(key, reader)), keep_cache)
 
     async def _open_entry(self, inode: int, entry: Entry, flags: int, caller: Caller) -> Opened | None:
         """``None``: it is at the backend since a moment ago."""

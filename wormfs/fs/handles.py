@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from wormfs.backends.base import Reader
 from wormfs.errors import InvalidArgument
 from wormfs.fs.listing import Listing
+from wormfs.model import Key
 from wormfs.spool.entry import Entry, Writer
 
 
@@ -37,6 +38,7 @@ class SpoolReadHandle:
 class ReadHandle:
     """A committed file."""
 
+    key: Key
     reader: Reader
 
 

@@ -71,6 +71,16 @@ class InodeTable:
         """The number of a name that the kernel knows."""
         return self._numbers.get((parent, name))
 
+    def find_key(self, key: Key) -> int | None:
+        """The number of a key that the kernel knows."""
+        inode = ROOT_INODE
+        for name in key.split(b"/") if key else ():
+            found = self._numbers.get((inode, name))
+            if found is None:
+                return None
+            inode = found
+        return inode
+
     def number(self, parent: int, name: bytes) -> int:
         """The number that stands for a name, without counting a lookup."""
         known = self._numbers.get((parent, name))

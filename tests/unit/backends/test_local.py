@@ -20,6 +20,7 @@ import pytest
 from tests.conformance.drivers import ATTRIBUTES, NOW_NS, LocalStorage, make_record, spooled, store
 from wormfs import durability
 from wormfs.backends import registry
+from wormfs.backends.base import Scrubbable
 from wormfs.backends.local import immutable
 from wormfs.errors import (
     AccessDenied,
@@ -627,3 +628,24 @@ def test_findings_are_what_no_listing_shows(storage: LocalStorage) -> None:
     found = {(finding.kind, finding.name) for finding in backend.findings()}
     assert found == {(FindingKind.UNEXPECTED, b"folder/link"), (FindingKind.UNEXPECTED, b"pipe")}
     backend.close()
+
+
+def test_scrubbing_goes_around_the_page_cache_and_leaves_nothing_there(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    backend = storage.backend()
+    backend.start()
+    info = store(storage, backend, Key(b"f"), os.urandom(4 << 20))
+    backend.open(info).read(0, info.size_bytes)
+    assert pages_in_memory(storage.path_of(info.key)) == 1024
+    assert isinstance(backend, Scrubbable)
+    reader = backend.open_to_scrub(info)
+    assert pages_in_memory(storage.path_of(info.key)) == 0
+    assert reader.read(0, info.size_bytes) == storage.plain(info.key)
+    reader.close()
+    assert pages_in_memory(storage.path_of(info.key)) == 0
+    backend.close()
+
+
+def pages_in_memory(path: Path) -> int:
+    command = ["fincore", "--noheadings", "--raw", "--output", "PAGES", path]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout or 0)

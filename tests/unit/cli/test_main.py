@@ -21,7 +21,7 @@ from wormfs.errors import SettingsError, Unavailable
 GOOD = "mountpoint: /mnt/worm\nbackends:\n  exams: {type: local, path: /srv/worm/exams}\n"
 STABLE = [
     *("mount", "umount", "check", "status", "spool", "stat", "retain", "hold", "expire", "erase", "clock"),
-    *("config", "completion"),
+    *("verify", "manifest", "export", "config", "completion"),
 ]
 
 

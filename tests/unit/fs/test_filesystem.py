@@ -13,7 +13,7 @@ import pytest
 
 from tests.crash.archive import local_backend
 from tests.support.inprocess import Host, options
-from wormfs.errors import Busy, NotFound, OutOfSpace, Sealed
+from wormfs.errors import Busy, DigestMismatch, NotFound, OutOfSpace, Sealed
 from wormfs.fs.attributes import AttributeChange, Caller
 from wormfs.fs.inodes import ROOT_INODE
 from wormfs.model import Key
@@ -309,3 +309,27 @@ def test_release_all_goes_on_after_one_that_fails(
         assert host.load(file.path) == b"content"
     entry = host.stack.spool.get(Key(b"f0"))
     assert entry is not None and entry.state is EntryState.WRITING
+
+
+def test_a_damaged_file_is_refused_to_all_and_read_anew_when_it_is_whole(host: Host) -> None:
+    host.store(b"f", b"content")
+    host.store(b"other", b"content")
+    with host.inode_of(b"f") as inode:
+        opened = host.call(host.fs.open, inode, os.O_RDONLY, host.caller)
+        assert host.call(host.fs.open, inode, os.O_RDONLY, host.caller).keep_cache
+        assert host.on_loop(host.fs.damage.replace, {Key(b"f"), Key(b"unknown/to/the/kernel")}) == [inode]
+        with pytest.raises(DigestMismatch):
+            host.call(host.fs.read, opened.handle, 0, 10)
+        with pytest.raises(DigestMismatch, match=r"/f: ALERT: verification found it damaged"):
+            host.call(host.fs.open, inode, os.O_RDONLY, host.caller)
+        with pytest.raises(Sealed):
+            host.call(host.fs.open, inode, os.O_WRONLY, host.caller)
+        assert host.load(b"other") == b"content"
+        assert host.on_loop(host.fs.damage.replace, {Key(b"f")}) == []
+        host.on_loop(host.fs.damage.replace, frozenset())
+        again = host.call(host.fs.open, inode, os.O_RDONLY, host.caller)
+        assert not again.keep_cache
+        assert host.call(host.fs.read, again.handle, 0, 10) == b"content"
+        assert host.call(host.fs.open, inode, os.O_RDONLY, host.caller).keep_cache
+        with pytest.raises(DigestMismatch):
+            host.call(host.fs.read, opened.handle, 0, 10)

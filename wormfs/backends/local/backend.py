@@ -26,7 +26,7 @@ from wormfs import durability
 from wormfs.backends.base import Guarantee, Traits
 from wormfs.backends.local import check, immutable, probe, stored, tree
 from wormfs.backends.local.options import LocalOptions, parse
-from wormfs.backends.local.reader import Buffers, LocalReader
+from wormfs.backends.local.reader import Buffers, LocalReader, ScrubReader
 from wormfs.backends.local.transfer import LocalTransfer, Target
 from wormfs.clock import Clock, SystemClock
 from wormfs.errors import (
@@ -166,6 +166,13 @@ class LocalBackend:
 
     def open(self, info: ObjectInfo) -> LocalReader:
         """NotFound also when the name now holds another file than ``info`` tells of."""
+        return LocalReader(self._open_unchanged(info), info.size_bytes, self.name, info.key, self._buffers)
+
+    def open_to_scrub(self, info: ObjectInfo) -> ScrubReader:
+        """From the disk, as far as the kernel lets go of what it has in memory."""
+        return ScrubReader(self._open_unchanged(info), info.size_bytes, self.name, info.key, self._buffers)
+
+    def _open_unchanged(self, info: ObjectInfo) -> int:
         with self._parent(info.key, "open it") as (directory_fd, name):
             fd = tree.open_file(directory_fd, name or b".")
             status = os.fstat(fd)
@@ -174,7 +181,7 @@ class LocalBackend:
                 raise NotFound(
                     "the file was replaced since it was looked up", backend=self.name, key=info.key
                 )
-            return LocalReader(fd, status.st_size, self.name, info.key, self._buffers)
+            return fd
 
     def record(self, key: Key) -> Record | None:
         with self._opened_file(key, "read its record") as fd:

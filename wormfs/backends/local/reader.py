@@ -86,3 +86,29 @@ class LocalReader:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class ScrubReader(LocalReader):
+    """Reads a file once, from the disk and not from memory, and leaves nothing of it in memory.
+
+    The page cache lets go of clean pages that nobody has mapped. What a running program maps, or a copy in
+    the cache of the disk or of a virtual machine's host, is read from there all the same. The cache of the
+    mount is another one (of the FUSE inode) and stays as it is.
+    """
+
+    def __init__(self, fd: int, size_bytes: int, backend: str, key: Key, buffers: Buffers) -> None:
+        super().__init__(fd, size_bytes, backend, key, buffers)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def read(self, offset: int, size: int) -> bytes:
+        content = super().read(offset, size)
+        # With what came before: a large page at the edge could not go then.
+        start = max(0, offset - size)
+        os.posix_fadvise(self._fd, start, offset + len(content) - start, os.POSIX_FADV_DONTNEED)
+        return content
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        super().close()

@@ -72,7 +72,10 @@ def read_record(fd: int) -> Record | None:
             return None
         raise
     record = record_codec.decode(text)
-    xattrs = {name: os.getxattr(fd, name) for name in _writers_xattrs(fd)}
+    names = _writers_xattrs(fd)
+    if not names and not record.attributes.xattrs:
+        return record  # most files, and making the same value anew takes as long as reading it
+    xattrs = {name: os.getxattr(fd, name) for name in names}
     return dataclasses.replace(record, attributes=dataclasses.replace(record.attributes, xattrs=xattrs))
 
 
