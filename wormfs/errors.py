@@ -32,6 +32,12 @@ and what to do; it never holds a secret.
 from __future__ import annotations
 
 
+def show(key: bytes) -> str:
+    """A name for people: UTF-8 where it is, escapes where it is not or would not print."""
+    text = key.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class WormfsError(Exception):
     """Base of every failure that wormfs foresees."""
 
@@ -44,7 +50,7 @@ class WormfsError(Exception):
         message = super().__str__() or type(self).__name__
         where = self.backend or ""
         if self.key is not None:
-            where += "/" + self.key.decode("utf-8", "backslashreplace")
+            where += "/" + show(self.key)
         return f"{where}: {message}" if where else message
 
 

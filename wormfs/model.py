@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NewType
 
+from wormfs import errors
+
+show = errors.show
+"""A key for people; see there. Errors name files, too."""
+
 Key = NewType("Key", bytes)
 """A name in a backend: components joined by ``/``, no leading or trailing slash, any bytes
 but NUL. ``b""`` is the backend's root directory."""
@@ -27,12 +32,6 @@ def parent_of(key: Key) -> Key:
 def name_of(key: Key) -> bytes:
     """The last component of ``key``."""
     return key.rpartition(b"/")[2]
-
-
-def show(key: bytes) -> str:
-    """A key for people: UTF-8 where it is, escapes where it is not or would not print."""
-    text = key.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Kind(enum.Enum):
