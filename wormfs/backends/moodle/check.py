@@ -57,24 +57,26 @@ class _Check:
         self._content = Digests(
             hashlib.sha1(_CONTENT, usedforsecurity=False).hexdigest(), hashlib.sha256(_CONTENT).hexdigest()
         )
-        self._warning: str | None = None
+        self._warnings: list[str] = []
 
     def attempt(self, name: str, action: Callable[[], str]) -> CheckResult:
-        self._warning = None
+        self._warnings.clear()
         try:
             detail = action()
         except OSError as error:
             return CheckResult(name, False, str(translated(error, self._backend.name, None, f"check {name}")))
         except WormfsError as error:
             return CheckResult(name, False, str(error))
-        if self._warning is not None:
-            return CheckResult(name, True, f"{detail}; {self._warning}", warning=True)
+        if self._warnings:
+            return CheckResult(name, True, "; ".join([detail, *self._warnings]), warning=True)
         return CheckResult(name, True, detail)
 
     def connect(self) -> str:
         self._backend.connected_rows()
         options = self._backend.options
-        self._warning = starting.settings_warning(self._backend)
+        warning = starting.settings_warning(self._backend)
+        if warning is not None:
+            self._warnings.append(warning)
         where = options.database_socket or options.database_host
         return f"{options.database} {options.database_name} at {where}, {self._backend.pool.path}"
 
@@ -91,13 +93,13 @@ class _Check:
                 backend=backend.name,
             )
         if lost:
-            self._warning = (
+            self._warnings.append(
                 f"{len(lost)} of its last {len(recent)} files have no content in {backend.pool.path}"
             )
         area = f"{backend.area.component}/{backend.area.filearea}"
         consequence = _CONSEQUENCES.get(area)
-        if consequence is not None and self._warning is None:
-            self._warning = f"the file area {area} {consequence}"
+        if consequence is not None:
+            self._warnings.append(f"the file area {area} {consequence}")
         return f"tables {backend.options.prefix}files, context and course, and the pool belong together"
 
     def write(self) -> str:
@@ -135,7 +137,7 @@ class _Check:
         if free_bytes == 0 or (space.total_files and not space.free_files):
             raise BackendFault(f"{detail}: no further file can be stored", backend=self._backend.name)
         if free_bytes <= _GIB:
-            self._warning = "Moodle wants more than 1 GiB"
+            self._warnings.append("Moodle wants more than 1 GiB")
         return detail
 
     def _place(self) -> None:
