@@ -30,6 +30,8 @@ _RECYCLE_S: Final = 1800
 NO_PATIENCE: Final = Patience(total_s=0.0)
 PATIENCE: Final = Patience(total_s=8.0, first_delay_s=0.05, last_delay_s=1.0)
 """A restart of the database is waited for; longer outages are the committer's."""
+READ_PATIENCE: Final = Patience(total_s=4.0, first_delay_s=0.05, last_delay_s=1.0)
+"""Somebody waits for the answer."""
 
 
 class Database:
@@ -60,19 +62,22 @@ class Database:
             engine.dispose()
 
     def read(
-        self, work: Callable[[Connection], Result], key: bytes | None = None, patience: Patience = PATIENCE
+        self,
+        work: Callable[[Connection], Result],
+        key: bytes | None = None,
+        patience: Patience = READ_PATIENCE,
     ) -> Result:
         """Run statements that change nothing, each seeing what is committed. Raises the tree's errors."""
+        self._require_open(key)
         return retrying(lambda: self._once(work, key, committing=False), patience)
 
     def change(self, work: Callable[[Connection], Result], key: bytes | None = None) -> Result:
         """Run one transaction; committed and durable when it returns, rolled back if it raises."""
+        self._require_open(key)
         return retrying(lambda: self._once(work, key, committing=True), PATIENCE)
 
     def _once(self, work: Callable[[Connection], Result], key: bytes | None, *, committing: bool) -> Result:
-        engine = self._engine
-        if engine is None:
-            raise Unavailable("the connection to Moodle's database is closed", backend=self._backend, key=key)
+        engine = self._require_open(key)
         try:
             if committing:
                 with engine.begin() as connection:
@@ -89,6 +94,12 @@ class Database:
             error.backend = error.backend or self._backend
             error.key = error.key if error.key is not None else key
             raise
+
+    def _require_open(self, key: bytes | None) -> Engine:
+        engine = self._engine
+        if engine is None:
+            raise Unavailable("the connection to Moodle's database is closed", backend=self._backend, key=key)
+        return engine
 
     def inspect(self, work: Callable[[Inspector], Result]) -> Result:
         """Ask what tables and indexes there are."""
