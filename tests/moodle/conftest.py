@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,9 +31,8 @@ class Site:
     def backend(self, *, started: bool = True, **settings: object) -> MoodleBackend:
         """A backend of course 7 unless ``course`` says otherwise."""
         options = {"course": 7, "database_password": parse_secret(secret()), **settings}
-        backend = create(
-            "archive", self.moodle.options(**{k: v for k, v in options.items() if v is not None})
-        )
+        given = {name: value for name, value in options.items() if value is not None}
+        backend = create("archive", self.moodle.options(**given))
         self.made.append(backend)
         if started:
             backend.start()
@@ -67,6 +66,3 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def backend(site: Site) -> MoodleBackend:
     return site.backend()
-
-
-MakeBackend = Callable[..., MoodleBackend]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +37,19 @@ def restart(moodle: Moodle) -> None:
     moodle.__dict__.pop("connection", None)
 
 
+def waiting(daemon: Daemon) -> int:
+    """How many files are not committed yet."""
+    return int(daemon.status()["backends"]["law"]["spool"]["waiting"])
+
+
+def progress(moodle: Moodle) -> None:
+    """Wait until some more files have been stored."""
+    until, begun = time.monotonic() + 30, len(moodle.rows())
+    while len(moodle.rows()) < begun + 10:
+        assert time.monotonic() < until, "nothing is stored"
+        time.sleep(0.01)
+
+
 def test_threads_that_store_through_a_crash_of_the_database(fragile: Moodle, tmp_path: Path) -> None:
     site = Site(fragile, tmp_path)
     backend = site.backend()
@@ -58,10 +72,10 @@ def test_threads_that_store_through_a_crash_of_the_database(fragile: Moodle, tmp
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         running = [pool.submit(writer, number) for number in range(4)]
         for _ in range(2):
-            threading.Event().wait(0.7)
+            progress(fragile)
             fragile.server.kill()
             restart(fragile)
-        threading.Event().wait(0.7)
+        progress(fragile)
         stop.set()
         stored = {name: content for future in running for name, content in future.result().items()}
     assert len(stored) > 20
@@ -116,14 +130,15 @@ def test_a_mount_through_a_crash_of_the_database(
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         running = [pool.submit(writer, number) for number in range(3)]
         for _ in range(2):
-            threading.Event().wait(0.7)
+            progress(fragile)
             fragile.server.kill()
-            threading.Event().wait(0.3)
             restart(fragile)
-        threading.Event().wait(0.7)
+        progress(fragile)
         stop.set()
         stored = {name: content for future in running for name, content in future.result().items()}
-    daemon.wait_for(lambda: daemon.status()["backends"]["law"]["sealed"] == 0, "everything is committed", 60)
+    daemon.wait_for(
+        lambda: not daemon.status()["backends"]["law"]["spool"]["waiting"], "everything is committed", 60
+    )
     assert len(stored) > 20
     assert "ALERT" not in daemon.log_text()
     for name, content in stored.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import threading
 
@@ -81,7 +82,7 @@ def test_equal_content_that_comes_and_goes_is_there_for_every_row(site: Site, so
                 cleaner.trash(hashlib.sha1(content).hexdigest())
 
     # A connection of its own.
-    cleaner = site.moodle.__class__(site.moodle.kind, site.moodle.server, site.moodle.top, site.moodle.prefix)
+    cleaner = dataclasses.replace(site.moodle)
     # File 0 stays after its first round: the others are told so (AlreadyExists would be a failure).
     site.publish(backends[0], b"stays", content)
     failed = at_once(*[lambda number=number: come_and_go(number) for number in (1, 2, 3)], moodle_cleans_up)
@@ -103,9 +104,7 @@ def test_many_hosts_and_a_plain_client_race_for_one_path(site: Site, soak_factor
 
     def insert(path: str, won: list[str]) -> None:
         """As Moodle does it; a client that is told of the unique index has lost."""
-        plain = site.moodle.__class__(
-            site.moodle.kind, site.moodle.server, site.moodle.top, site.moodle.prefix
-        )
+        plain = dataclasses.replace(site.moodle)
         try:
             plain.insert("/", path, site.moodle.add_content(b"plain"), 5)
             won.append("plain")

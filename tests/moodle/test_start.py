@@ -7,6 +7,7 @@ import logging
 import traceback
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from tests.moodle.conftest import Site
@@ -137,20 +138,22 @@ def test_no_message_holds_the_password(site: Site, caplog: pytest.LogCaptureFixt
     assert "SELECT" not in text_of(refused.value).split("wormfs.errors")[-1]
 
 
-def test_a_database_user_without_rights_is_access_denied(site: Site) -> None:
+def make_reader(site: Site) -> None:
+    """A user that may only read."""
+    user = f"reader{site.moodle.prefix}"
     if site.moodle.kind == "postgresql":
-        site.moodle.execute(f"CREATE ROLE reader{site.moodle.prefix} LOGIN PASSWORD '{PASSWORD}'")
-        site.moodle.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader{site.moodle.prefix}")
-    else:
-        pytest_user = f"reader{site.moodle.prefix}"
-        import pymysql  # the tests' own user may not make users
+        site.moodle.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'")
+        site.moodle.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}")
+        return
+    # The tests' own user may not make others.
+    socket = str(site.moodle.server.socket)
+    with pymysql.connect(unix_socket=socket, user="root", autocommit=True) as root, root.cursor() as cursor:
+        cursor.execute(f"CREATE USER {user} IDENTIFIED BY '{PASSWORD}'")
+        cursor.execute(f"GRANT SELECT ON moodle.* TO {user}")
 
-        with pymysql.connect(
-            unix_socket=str(site.moodle.server.socket), user="root", autocommit=True
-        ) as root:
-            with root.cursor() as cursor:
-                cursor.execute(f"CREATE USER {pytest_user} IDENTIFIED BY '{PASSWORD}'")
-                cursor.execute(f"GRANT SELECT ON moodle.* TO {pytest_user}")
+
+def test_a_database_user_without_rights_is_access_denied(site: Site) -> None:
+    make_reader(site)
     try:
         backend = site.backend(database_user=f"reader{site.moodle.prefix}")
         with pytest.raises(AccessDenied) as caught:
