@@ -119,7 +119,7 @@ def test_a_mount_through_a_crash_of_the_database(
         for turn in range(10_000):
             if stop.is_set():
                 break
-            name, content = f"{number}-{turn}", bytes([turn % 256]) * (turn * 37 % 20_000)
+            name, content = f"{number}-{turn}", bytes([turn % 256]) * (1 + turn * 37 % 20_000)
             try:
                 (mount / name).write_bytes(content)
             except OSError:
