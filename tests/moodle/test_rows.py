@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from tests.conformance.drivers import ATTRIBUTES, RETAIN_NS, make_record
+from tests.conformance.drivers import ATTRIBUTES, RETAIN_NS, make_record, spooled
 from tests.moodle.conftest import Site
 from tests.support.moodle import COURSE, EMPTY_SHA1, context_of
 from wormfs.backends.moodle.backend import MoodleBackend
@@ -185,6 +185,34 @@ def test_content_that_moodle_trashes_before_the_row_is_there_is_put_back(
     monkeypatch.setattr(backend.database, "change", trashing)
     site.store(backend, b"exam.zip", CONTENT)
     assert site.moodle.content("exam.zip") == CONTENT
+
+
+def test_a_pool_whose_file_system_needs_names_for_staged_files(
+    site: Site, backend: MoodleBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS, for one: as if there were no O_TMPFILE."""
+    monkeypatch.setattr(backend.pool, "_can_be_nameless", False)
+    site.store(backend, b"exam.zip", CONTENT)
+    backend.begin(Key(b"other.zip")).abort()
+    transfer = backend.begin(Key(b"third.zip"))
+    with spooled(site.storage, CONTENT + b"third") as file:
+        transfer.advance(file, len(CONTENT))
+        (temporary,) = site.moodle.pool_files() - {SHA1}
+        assert temporary.startswith(".wormfs-")
+        transfer.publish(file, make_record(CONTENT + b"third"))
+    third = hashlib.sha1(CONTENT + b"third").hexdigest()
+    assert site.moodle.pool_files() == {SHA1, third}
+    assert read(backend, b"third.zip") == CONTENT + b"third"
+
+
+def test_staged_files_of_crashed_daemons_go_after_a_week(site: Site, backend: MoodleBackend) -> None:
+    old, young = site.moodle.filedir / ".wormfs-old.tmp", site.moodle.filedir / ".wormfs-young.tmp"
+    for path, days in ((old, 8), (young, 6)):
+        path.write_bytes(b"half")
+        at_ns = backend.clock.now_ns() - days * 86_400 * 10**9
+        os.utime(path, ns=(at_ns, at_ns))
+    backend.start()
+    assert site.moodle.pool_files() == {young.name}
 
 
 # What Moodle removes

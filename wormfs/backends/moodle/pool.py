@@ -32,6 +32,8 @@ _SYNC_EVERY_BYTES: Final = 64 << 20
 """What streams in is synced now and then, so that the end has little left to wait for."""
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 TEMPORARY_PREFIX: Final = ".wormfs-"
+_TEMPORARY_SUFFIX: Final = ".tmp"
+_ABANDONED_NS: Final = 7 * 86_400 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Pool:
         self._looks = Looks(0o2777, 0o666)
         self._can_be_nameless = True
 
-    def open(self, looks: Looks) -> None:
+    def open(self, looks: Looks, now_ns: int) -> None:
         """Open the pool's directory, which is never made here. Raises Unavailable, SettingsError."""
         try:
             fd = os.open(self.path, _DIRECTORY_FLAGS)
@@ -83,6 +85,8 @@ class Pool:
         gid = status.st_gid if looks.gid is None else looks.gid
         self._looks = Looks(looks.directory_mode, looks.file_mode, uid, gid)
         self._fd = fd
+        with translating(self._backend, None, "remove what crashed daemons left in the pool"):
+            self._sweep(now_ns)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -114,7 +118,7 @@ class Pool:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
                     raise
                 self._can_be_nameless = False
-        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
         return Staged(os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._root()), name)
 
     def discard(self, staged: Staged) -> None:
@@ -266,6 +270,14 @@ class Pool:
                 durability.sync_directory_path(os.path.dirname(path))
 
     # Inside
+
+    def _sweep(self, now_ns: int) -> None:
+        """Remove staged files that nobody has written to for long; others may be at work on younger ones."""
+        for name in os.listdir(self._root()):
+            if name.startswith(TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    if now_ns - os.stat(name, dir_fd=self._root()).st_mtime_ns > _ABANDONED_NS:
+                        durability.unlink(name, self._root())
 
     def _trash_places(self, contenthash: str) -> tuple[str, str]:
         """Moodle's older versions had it flat."""

@@ -27,7 +27,7 @@ def start(backend: MoodleBackend) -> Rows:
     """Raises Unavailable to be called again; SettingsError for what can never work."""
     looks = looks_of(backend)
     backend.database.open()
-    backend.pool.open(looks)
+    backend.pool.open(looks, backend.clock.now_ns())
     _require_owner(backend)
     _refuse_alternative_in_config(backend)
     _require_tables(backend)
