@@ -86,8 +86,8 @@ def plain_rows(moodle: Moodle, connection: object, name: str, contenthash: str) 
         cursor.execute(f"SELECT id FROM {files} WHERE pathnamehash IN (%s, %s, %s)", hashes)
         row = "(%s, %s, 1007, 'plain', 'plain', 0, '/', %s, 4096, 1, 1, %s)"
         cursor.execute(
-            f"INSERT INTO {files} (contenthash, pathnamehash, contextid, component, filearea, itemid, filepath, "
-            f"filename, filesize, timecreated, timemodified, source) VALUES {row}, {row}",
+            f"INSERT INTO {files} (contenthash, pathnamehash, contextid, component, filearea, itemid, "
+            f"filepath, filename, filesize, timecreated, timemodified, source) VALUES {row}, {row}",
             (contenthash, hashes[0], name, None, contenthash, hashes[1], name + ".json", "x" * 500),
         )
     connection.commit()  # type: ignore[attr-defined]
