@@ -72,6 +72,10 @@ def write(path: Path, content: bytes) -> None:
         raise OSError(done.stderr.decode())
 
 
+# The kind of database makes no difference to what follows; each gets its share.
+
+
+@pytest.mark.parametrize("site", ["mariadb"], indirect=True)
 def test_tools_and_the_record(site: Site, mounted: Callable[..., Daemon], tmp_path: Path) -> None:
     daemon = mounted()
     law = daemon.mountpoint / "law"
@@ -135,6 +139,7 @@ def test_php_finds_what_was_stored_as_moodle_does(site: Site, mounted: Callable[
     }
 
 
+@pytest.mark.parametrize("site", ["postgresql"], indirect=True)
 def test_moodles_own_way_of_storing_works_on_it(site: Site, mounted: Callable[..., Daemon]) -> None:
     """The steps of archivingstore_localdir, as www-data."""
     daemon = mounted()
@@ -198,6 +203,7 @@ def test_sixteen_processes_on_two_daemons_and_a_plain_client(
 STEPS = [name for name in durability.STEPS if name.startswith("moodle.")]
 
 
+@pytest.mark.parametrize("site", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("step", [*STEPS, "spool.sealed-synced", "spool.data-unlinked"])
 def test_a_daemon_that_dies_at_each_durable_step(
     step: str, site: Site, mounted: Callable[..., Daemon]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.conformance.drivers import ATTRIBUTES, RETAIN_NS, make_record, spoole
 from tests.moodle.conftest import Site
 from tests.support.moodle import COURSE, EMPTY_SHA1, context_of
 from wormfs.backends.moodle.backend import MoodleBackend
+from wormfs.backends.moodle.pool import Aside
 from wormfs.errors import (
     AccessDenied,
     AlreadyExists,
@@ -286,6 +289,25 @@ def test_content_that_another_row_uses_stays(site: Site, backend: MoodleBackend)
     backend.erase(Key(b"ours.zip"))
     assert site.moodle.content("theirs.zip") == CONTENT
     assert set(site.moodle.rows()) == {"theirs.zip", ""}
+
+
+def test_a_row_that_moodle_adds_while_content_is_being_erased_keeps_it(
+    site: Site, backend: MoodleBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.store(backend, b"ours.zip", CONTENT)
+    set_aside = backend.pool.set_aside
+
+    @contextlib.contextmanager
+    def meanwhile(contenthash: str) -> Iterator[Aside | None]:
+        with set_aside(contenthash) as aside:
+            # Moodle had seen the content before it was set aside, and does not look again.
+            site.moodle.insert("/", "theirs.zip", contenthash, len(CONTENT))
+            yield aside
+
+    monkeypatch.setattr(backend.pool, "set_aside", meanwhile)
+    backend.erase(Key(b"ours.zip"))
+    assert site.moodle.content("theirs.zip") == CONTENT
+    assert site.moodle.pool_files() == {SHA1}
 
 
 def test_an_erased_file_leaves_no_bytes_in_pool_or_trash(site: Site, backend: MoodleBackend) -> None:

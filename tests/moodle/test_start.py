@@ -135,7 +135,8 @@ def test_no_message_holds_the_password(site: Site, caplog: pytest.LogCaptureFixt
     for text in texts:
         assert wrong not in text
         assert PASSWORD not in text
-    assert "SELECT" not in text_of(refused.value).split("wormfs.errors")[-1]
+    # SQLAlchemy's own error, which quotes the statement, goes no further.
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
 
 
 def make_reader(site: Site) -> None:

@@ -384,8 +384,8 @@ class Pool:
     def _dress_directory(self, fd: int) -> None:
         looks = self._looks
         os.fchown(fd, -1 if looks.uid is None else looks.uid, -1 if looks.gid is None else looks.gid)
+        # Synced with the entry that it is made for.
         os.fchmod(fd, looks.directory_mode)
-        durability.sync_directory(fd)
 
 
 class Staged:
