@@ -26,15 +26,27 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def fragile(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Moodle]:
     """A site on a server of its own, which syncs what it commits."""
     server = make_server(request.param, durable=True)
+    made: list[Moodle] = []
     try:
-        yield make_moodle(request.param, tmp_path, server)
+        made.append(make_moodle(request.param, tmp_path, server))
+        yield made[0]
     finally:
         server.stop()
+        for moodle in made:
+            forget_connection(moodle)
 
 
 def restart(moodle: Moodle) -> None:
     moodle.server.start()
-    moodle.__dict__.pop("connection", None)
+    forget_connection(moodle)
+
+
+def forget_connection(moodle: Moodle) -> None:
+    """The server at its other end is gone."""
+    connection = moodle.__dict__.pop("connection", None)
+    if connection is not None:
+        with contextlib.suppress(Exception):  # PyMySQL's own error: it is closed already
+            connection.close()
 
 
 def waiting(daemon: Daemon) -> int:

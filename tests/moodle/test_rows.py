@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import pytest
 from tests.conformance.drivers import ATTRIBUTES, RETAIN_NS, make_record, spooled
 from tests.moodle.conftest import Site
 from tests.support.moodle import COURSE, EMPTY_SHA1, context_of
+from wormfs import durability
 from wormfs.backends.moodle.backend import MoodleBackend
 from wormfs.backends.moodle.pool import Aside
 from wormfs.errors import (
@@ -195,6 +197,7 @@ def test_a_pool_whose_file_system_needs_names_for_staged_files(
 ) -> None:
     """NFS, for one: as if there were no O_TMPFILE."""
     monkeypatch.setattr(backend.pool, "_can_be_nameless", False)
+    monkeypatch.setattr(backend.pool, "can_link", False)
     site.store(backend, b"exam.zip", CONTENT)
     backend.begin(Key(b"other.zip")).abort()
     transfer = backend.begin(Key(b"third.zip"))
@@ -206,6 +209,38 @@ def test_a_pool_whose_file_system_needs_names_for_staged_files(
     third = hashlib.sha1(CONTENT + b"third").hexdigest()
     assert site.moodle.pool_files() == {SHA1, third}
     assert read(backend, b"third.zip") == CONTENT + b"third"
+
+
+def test_a_spool_on_another_file_system_is_copied(
+    site: Site, backend: MoodleBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Half way into it, the kernel says that these are two mounts.
+    publish_link, refused = durability.publish_link, []
+
+    def link(source_fd: int, name: str, directory_fd: int) -> None:
+        if not refused:
+            refused.append(name)
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        publish_link(source_fd, name, directory_fd)
+
+    monkeypatch.setattr(durability, "publish_link", link)
+    with spooled(site.storage, CONTENT) as file:
+        transfer = backend.begin(Key(b"exam.zip"))
+        transfer.advance(file, 100)
+        transfer.publish(file, make_record(CONTENT))
+        assert os.fstat(file.fileno()).st_ino != site.moodle.pool_path(SHA1).stat().st_ino
+    assert refused == [SHA1]
+    site.store(backend, b"other.zip", b"other")
+    assert site.moodle.content("other.zip") == b"other"
+
+
+def test_a_spool_on_the_pools_file_system_is_not_copied(site: Site, backend: MoodleBackend) -> None:
+    with spooled(site.storage, CONTENT) as file:
+        transfer = backend.begin(Key(b"exam.zip"))
+        transfer.publish(file, make_record(CONTENT))
+        status = site.moodle.pool_path(SHA1).stat()
+        assert (status.st_ino, status.st_mode & 0o7777) == (os.fstat(file.fileno()).st_ino, 0o666)
+    assert site.moodle.content("exam.zip") == CONTENT
 
 
 def test_staged_files_of_crashed_daemons_go_after_a_week(site: Site, backend: MoodleBackend) -> None:

@@ -145,15 +145,13 @@ class MoodleBackend:
     def stat(self, key: Key) -> ObjectInfo:
         """A file whose row Moodle has removed is told of by its record: its name is not free."""
         located = self._locate(key)
-        if located is None:
+        if located is None or not located.spot.path:
             return info.of_directory(key, None, self.pool.owner)
         (found,) = self._look(key, located.spot)
         seen = self._info(key, found)
-        if seen is not None:
-            return seen
-        if not located.spot.path:
-            return info.of_directory(key, None, self.pool.owner)
-        raise self._missing(key)
+        if seen is None:
+            raise self._missing(key)
+        return seen
 
     def list(self, key: Key) -> Iterator[ObjectInfo]:
         """In a tree of courses, the root lists those that have something in the area."""

@@ -106,6 +106,7 @@ class Database:
         return self.read(lambda connection: work(inspect(connection)))
 
     def _make_engine(self) -> Engine:
+        # No ping before each use: what meets a dead connection is run again anyway, on a new one.
         options = self._options
         try:
             engine = create_engine(
@@ -114,7 +115,6 @@ class Database:
                 pool_size=options.connections,
                 max_overflow=2,
                 pool_timeout=options.database_timeout_s,
-                pool_pre_ping=True,
                 pool_recycle=_RECYCLE_S,
                 isolation_level="READ COMMITTED",
                 hide_parameters=True,

@@ -21,9 +21,9 @@ from wormfs.model import ROOT, Key, ObjectInfo, child
 if TYPE_CHECKING:
     from wormfs.backends.moodle.backend import MoodleBackend
 
-_IDS: Final = 500
+_IDS: Final = 256
 """So many are found in one look at the whole area, which is what costs."""
-_PAGE: Final = 32
+_PAGE: Final = 20
 
 
 def courses(backend: MoodleBackend) -> Iterator[ObjectInfo]:

@@ -166,5 +166,9 @@ def _require_sense(name: str, options: MoodleOptions) -> None:
             "choose another one",
             backend=name,
         )
+    if options.prefix and not (options.prefix.isascii() and options.prefix.isidentifier()):
+        raise SettingsError(
+            f"prefix must be letters, digits and _ such as mdl_, not {options.prefix!r}", backend=name
+        )
     if options.connections < 1 or options.itemid < 0:
         raise SettingsError("connections must be from 1, itemid from 0", backend=name)

@@ -1,15 +1,17 @@
 """Moodle's content pool: ``filedir/<h0h1>/<h2h3>/<sha1>``, shared with Moodle itself.
 
-A pool file is written without a name (or, where the file system cannot do that, under one of wormfs's own),
-synced, and linked to its place, so it is there as a whole or not at all, and nothing is ever replaced. A
-file that is there already is trusted only after its bytes were read and are the same. Moodle moves content
-that no row uses to ``trashdir`` and empties that once a day; what a row of ours needs is brought back from
-there, as Moodle does it itself.
+Where the spool lies on the pool's file system, its file is given a second name in the pool, and nothing is
+copied. Else a pool file is written without a name (or, where the file system cannot do that, under one of
+wormfs's own), synced, and linked to its place, so it is there as a whole or not at all, and nothing is ever
+replaced. A file that is there already is trusted only after its bytes were read and are the same. Moodle
+moves content that no row uses to ``trashdir`` and empties that once a day; what a row of ours needs is
+brought back from there, as Moodle does it itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import hashlib
 import logging
@@ -65,6 +67,8 @@ class Pool:
         self._fd = -1
         self._looks = Looks(0o2777, 0o666)
         self._can_be_nameless = True
+        self.can_link = True
+        """Whether a spool file on the same file system can be given a name in the pool."""
 
     def open(self, looks: Looks, now_ns: int) -> None:
         """Open the pool's directory, which is never made here. Raises Unavailable, SettingsError."""
@@ -120,6 +124,12 @@ class Pool:
                 self._can_be_nameless = False
         name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
         return Staged(os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._root()), name)
+
+    def stage_spooled(self, spooled: BinaryIO) -> Staged | None:
+        """The spool file itself as the pool file to be, if it lies on the pool's file system. Raises OSError."""
+        if not self.can_link or os.fstat(spooled.fileno()).st_dev != os.fstat(self._root()).st_dev:
+            return None
+        return Staged(os.dup(spooled.fileno()), None, StagedAs.SPOOL_FILE)
 
     def discard(self, staged: Staged) -> None:
         """Leave nothing of a staged file but what has got its place. May be called again."""
@@ -388,12 +398,20 @@ class Pool:
         os.fchmod(fd, looks.directory_mode)
 
 
-class Staged:
-    """A pool file being written. One thread at a time."""
+class StagedAs(enum.Enum):
+    """What becomes the pool file."""
 
-    def __init__(self, fd: int, name: str | None) -> None:
+    COPY = "a copy of the spool file"
+    SPOOL_FILE = "the spool file, by a second name"
+
+
+class Staged:
+    """A pool file to be. One thread at a time."""
+
+    def __init__(self, fd: int, name: str | None, kind: StagedAs = StagedAs.COPY) -> None:
         """Owns ``fd``; ``name`` only where a file cannot be without one."""
         self.fd = fd
+        self.kind = kind
         self.name = name
         self.copied_bytes = 0
         self._synced_bytes = 0
@@ -401,17 +419,21 @@ class Staged:
         self._sha256 = hashlib.sha256()
 
     def copy(self, source: BinaryIO, end_bytes: int) -> None:
-        """Copy on up to ``end_bytes`` of ``source``. Raises OSError; DigestMismatch when it is shorter."""
+        """Go on up to ``end_bytes`` of ``source``: hash, and write where this is a copy.
+
+        Raises OSError; DigestMismatch when it is shorter.
+        """
         source_fd = source.fileno()
         while self.copied_bytes < end_bytes:
             chunk = os.pread(source_fd, min(_CHUNK_BYTES, end_bytes - self.copied_bytes), self.copied_bytes)
             if not chunk:
                 raise DigestMismatch("the spool file is shorter than what was written")
-            durability.write_fully(self.fd, chunk)
+            if self.kind is StagedAs.COPY:
+                durability.write_fully(self.fd, chunk)
             self._sha1.update(chunk)
             self._sha256.update(chunk)
             self.copied_bytes += len(chunk)
-            if self.copied_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
+            if self.kind is StagedAs.COPY and self.copied_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
                 durability.sync_data(self.fd)
                 self._synced_bytes = self.copied_bytes
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -100,8 +101,9 @@ class MoodleTransfer:
     # Content
 
     def _copy(self, spooled: BinaryIO, end_bytes: int) -> Staged:
+        pool = self._target.pool
         if self._staged is None:
-            self._staged = self._target.pool.stage()
+            self._staged = pool.stage_spooled(spooled) or pool.stage()
         self._staged.copy(spooled, end_bytes)
         return self._staged
 
@@ -110,7 +112,12 @@ class MoodleTransfer:
         try:
             try:
                 return self._place_once(spooled, record)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    # One file system, mounted twice: no names across the mounts.
+                    self._target.pool.can_link = False
+                elif not isinstance(error, FileNotFoundError):
+                    raise
                 # It had its place and has lost it: such a file cannot be linked again.
                 self._drop_staged()
                 return self._place_once(spooled, record)
