@@ -126,7 +126,7 @@ class Pool:
         return Staged(os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._root()), name)
 
     def stage_spooled(self, spooled: BinaryIO) -> Staged | None:
-        """The spool file itself as the pool file to be, if it lies on the pool's file system. Raises OSError."""
+        """The spool file as the pool file to be, if it lies on the same file system. Raises OSError."""
         if not self.can_link or os.fstat(spooled.fileno()).st_dev != os.fstat(self._root()).st_dev:
             return None
         return Staged(os.dup(spooled.fileno()), None, StagedAs.SPOOL_FILE)

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Connection,
     Row,
     Select,
     and_,
+    any_,
     delete,
     exists,
+    literal,
     or_,
     select,
     text,
@@ -96,7 +99,9 @@ class Rows:
         files = self._files
         hashes = [(spot.file_hash, spot.directory_hash, self.sidecar_hash(spot)) for spot in spots]
         wanted = [one for several in hashes for one in several]
-        rows = connection.execute(self._row_select(files.c.source).where(files.c.pathnamehash.in_(wanted)))
+        rows = connection.execute(
+            self._row_select(files.c.source).where(self._among(files.c.pathnamehash, wanted))
+        )
         by_hash = {row.pathnamehash: row for row in rows}
         return [
             Found(
@@ -130,7 +135,10 @@ class Rows:
 
     def by_ids(self, connection: Connection, ids: list[int]) -> list[FileRow]:
         """The rows with these ids that are still there."""
-        return [_made(row) for row in connection.execute(self._row_select().where(self._files.c.id.in_(ids)))]
+        return [
+            _made(row)
+            for row in connection.execute(self._row_select().where(self._among(self._files.c.id, ids)))
+        ]
 
     def file_page(
         self, connection: Connection, area: Area, context_id: int | None, after_id: int, limit: int
@@ -161,8 +169,8 @@ class Rows:
         wanted = list(hashes)
         if not wanted:
             return {}
-        found = connection.execute(self._row_select().where(self._files.c.pathnamehash.in_(wanted)))
-        return {row.pathnamehash: _made(row) for row in found}
+        asked = self._row_select().where(self._among(self._files.c.pathnamehash, wanted))
+        return {row.pathnamehash: _made(row) for row in connection.execute(asked)}
 
     def sidecars(
         self, connection: Connection, area: Area, context_id: int, file_hashes: Iterable[str]
@@ -177,7 +185,9 @@ class Rows:
         if not places:
             return {}
         files = self._files
-        wanted = select(files.c.pathnamehash, files.c.source).where(files.c.pathnamehash.in_(list(places)))
+        wanted = select(files.c.pathnamehash, files.c.source).where(
+            self._among(files.c.pathnamehash, list(places))
+        )
         return {places[row[0]]: sidecar.decode(row[1]) for row in connection.execute(wanted)}
 
     def uses_content(self, connection: Connection, contenthash: str) -> bool:
@@ -352,6 +362,12 @@ class Rows:
         if self._server is Server.POSTGRESQL:
             written += " ON CONFLICT (pathnamehash) DO NOTHING RETURNING id"
         return written
+
+    def _among(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+        """One of ``values``. PostgreSQL takes one array, so that the text of a statement stays the same."""
+        if self._server is Server.POSTGRESQL:
+            return column == any_(literal(list(values), ARRAY(column.type)))
+        return column.in_(values)
 
     def _in_area(self, area: Area) -> tuple[ColumnElement[bool], ...]:
         c = self._files.c
