@@ -430,16 +430,17 @@ class Staged:
                 raise DigestMismatch("the spool file is shorter than what was written")
             if self.kind is StagedAs.COPY:
                 durability.write_fully(self.fd, chunk)
+                self._sha256.update(chunk)
             self._sha1.update(chunk)
-            self._sha256.update(chunk)
             self.copied_bytes += len(chunk)
             if self.kind is StagedAs.COPY and self.copied_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
                 durability.sync_data(self.fd)
                 self._synced_bytes = self.copied_bytes
 
-    def digests(self) -> Digests:
-        """Of what was copied so far."""
-        return Digests(self._sha1.hexdigest(), self._sha256.hexdigest())
+    def digests(self, of_spool_file: str = "") -> Digests:
+        """Of what was copied so far. The spool has the SHA-256 of its own file: ``of_spool_file``."""
+        copied = self.kind is StagedAs.COPY
+        return Digests(self._sha1.hexdigest(), self._sha256.hexdigest() if copied else of_spool_file)
 
     def close(self) -> None:
         """Free the descriptor. May be called again."""

@@ -131,7 +131,7 @@ class MoodleTransfer:
 
     def _place_once(self, spooled: BinaryIO, record: Record) -> Digests:
         staged = self._copy(spooled, record.size_bytes)
-        digests = staged.digests()
+        digests = staged.digests(record.sha256)
         if digests.sha256 != record.sha256:
             raise DigestMismatch("the bytes in the spool are not those that were sealed")
         if self._target.pool.place(staged, digests, record.size_bytes):
