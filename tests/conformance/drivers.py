@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from tests.conformance import storages_moodle
 from wormfs.backends import registry
 from wormfs.backends.base import Backend
 from wormfs.model import FileAttributes, Key, ObjectInfo, Record, Retention
@@ -124,6 +125,8 @@ class LocalStorage:
 STORAGES: dict[str, Callable[[Path], Storage]] = {
     "local": LocalStorage,
     "local-immutable": lambda top: LocalStorage(top, immutable=True),
+    "moodle-postgresql": storages_moodle.postgresql,
+    "moodle-mariadb": storages_moodle.mariadb,
 }
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from wormfs.config import InvalidSettings, LocalSettings, Reserve, Settings, dump, embedded, load, parse
 from wormfs.config.fields import DEFAULT_RESERVE
+from wormfs.config.registry import MODELS
 from wormfs.errors import SettingsError
 
 SHORT = "mountpoint: /mnt/worm\nbackends:\n  exams: {type: local, path: /srv/worm/exams}\n"
@@ -87,9 +88,9 @@ def test_all_problems_are_told_at_once_with_their_lines() -> None:
         "f.yaml:6: backends.exams.pth: is not a setting; did you mean 'path'?",
         "f.yaml:7: backends.exams.immutable: must be true or false, not 1",
         f"f.yaml:8: backends.exams.settle: {NO_DURATION}, not 'soon'",
-        "f.yaml:9: backends.s3.type: must be one of local, not 'locl'; did you mean 'local'?",
+        f"f.yaml:9: backends.s3.type: must be one of {', '.join(MODELS)}, not 'locl'; did you mean 'local'?",
         f"f.yaml:10: backends.-x: {NO_NAME}",
-        "f.yaml:10: backends.-x.type: is missing; add one of: local",
+        f"f.yaml:10: backends.-x.type: is missing; add one of: {', '.join(MODELS)}",
         "f.yaml:11: backends.y: must be a mapping such as {type: local, path: /srv/worm}, not '/srv/y'",
     ]
 

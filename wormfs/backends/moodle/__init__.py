@@ -1,0 +1,1 @@
+"""See wormfs/__init__.py for the layers."""

@@ -1,0 +1,72 @@
+"""Content that no row uses any more: given up as Moodle does it, or erased for good.
+
+Taking content from its place and then looking for rows once more is what makes this safe against whoever
+looks at the content once more after adding a row, as wormfs does. Moodle itself does not look again: a file
+that Moodle stores in the same moment with the very same bytes may lose its content, as it may by Moodle's
+own clean-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from wormfs.backends.moodle.database import PATIENCE, Database
+from wormfs.backends.moodle.pool import Aside, Pool
+from wormfs.backends.moodle.rows import Rows
+from wormfs.backends.moodle.tables import EMPTY_CONTENT
+from wormfs.backends.retry import Patience
+from wormfs.errors import BackendFault
+from wormfs.oserrors import translating
+
+_ATTEMPTS: Final = 10
+
+
+class ContentKeeper:
+    """Decides with the database what may leave the pool."""
+
+    def __init__(self, backend: str, database: Database, pool: Pool, rows: Callable[[], Rows]):
+        self._backend = backend
+        self._database = database
+        self._pool = pool
+        self._rows = rows
+
+    def give_up(self, contenthash: str, patience: Patience = PATIENCE) -> None:
+        """Move content that no row uses to Moodle's trash. Raises the tree's errors."""
+        self._remove(contenthash, lambda aside: aside.to_trash(self._pool.trash_path), patience)
+
+    def erase(self, contenthash: str) -> None:
+        """Remove content that no row uses, from pool and trash; it is gone when this returns.
+
+        Raises BackendFault when it is not, and the tree's other errors.
+        """
+        self._remove(contenthash, Aside.erase, PATIENCE)
+        if contenthash == EMPTY_CONTENT or self._used(contenthash, PATIENCE):
+            return
+        with translating(self._backend, None, "remove content from the trash"):
+            self._pool.erase_from_trash(contenthash)
+            if self._pool.size_of(contenthash) is not None and not self._used(contenthash, PATIENCE):
+                raise BackendFault(
+                    f"content {contenthash} is still there after erasing: erase again", backend=self._backend
+                )
+
+    def _remove(self, contenthash: str, finish: Callable[[Aside], None], patience: Patience) -> None:
+        # Moodle keeps the empty content for its directories.
+        if contenthash == EMPTY_CONTENT:
+            return
+        with translating(self._backend, None, f"remove content {contenthash}"):
+            for _ in range(_ATTEMPTS):
+                if self._used(contenthash, patience):
+                    return
+                self._pool.take_up_aside(contenthash)
+                with self._pool.set_aside(contenthash) as aside:
+                    if aside is None:
+                        return
+                    if not self._used(contenthash, patience):
+                        finish(aside)
+
+    def _used(self, contenthash: str, patience: Patience) -> bool:
+        rows = self._rows()
+        return self._database.read(
+            lambda connection: rows.uses_content(connection, contenthash), patience=patience
+        )

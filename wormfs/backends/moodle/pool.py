@@ -1,0 +1,509 @@
+"""Moodle's content pool: ``filedir/<h0h1>/<h2h3>/<sha1>``, shared with Moodle itself.
+
+Where the spool lies on the pool's file system, its file is given a second name in the pool, and nothing is
+copied. Else a pool file is written without a name (or, where the file system cannot do that, under one of
+wormfs's own), synced, and linked to its place, so it is there as a whole or not at all, and nothing is ever
+replaced. A file that is there already is trusted only after its bytes were read and are the same. Moodle
+moves content that no row uses to ``trashdir`` and empties that once a day; what a row of ours needs is
+brought back from there, as Moodle does it itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import hashlib
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from wormfs import durability
+from wormfs.errors import BackendFault, DigestMismatch, SettingsError, Unavailable
+from wormfs.model import Space
+from wormfs.oserrors import translated, translating
+
+_log = logging.getLogger(__name__)
+
+_CHUNK_BYTES: Final = 1 << 20
+_SYNC_EVERY_BYTES: Final = 64 << 20
+"""What streams in is synced now and then, so that the end has little left to wait for."""
+_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+TEMPORARY_PREFIX: Final = ".wormfs-"
+_TEMPORARY_SUFFIX: Final = ".tmp"
+_ABANDONED_NS: Final = 7 * 86_400 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Whom the pool's files and directories belong to, and their modes. ``None``: nothing is changed."""
+
+    directory_mode: int
+    file_mode: int
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Of one content."""
+
+    sha1: str
+    sha256: str
+
+
+class Pool:
+    """The pool of one Moodle. Safe from many threads."""
+
+    def __init__(self, backend: str, path: str, trash_path: str) -> None:
+        """Touches nothing. ``backend``: its name, for messages."""
+        self.path = path
+        self._backend = backend
+        self.trash_path = trash_path
+        self._fd = -1
+        self._looks = Looks(0o2777, 0o666)
+        self._can_be_nameless = True
+        self.can_link = True
+        """Whether a spool file on the same file system can be given a name in the pool."""
+
+    def open(self, looks: Looks, now_ns: int) -> None:
+        """Open the pool's directory, which is never made here. Raises Unavailable, SettingsError."""
+        try:
+            fd = os.open(self.path, _DIRECTORY_FLAGS)
+        except FileNotFoundError:
+            raise Unavailable(
+                f"{self.path} does not exist: mount what belongs there, or set filedir to $CFG->filedir",
+                backend=self._backend,
+            ) from None
+        except NotADirectoryError:
+            raise SettingsError(f"{self.path} is not a directory", backend=self._backend) from None
+        except OSError as error:
+            raise translated(error, self._backend, None, f"open {self.path}") from error
+        status = os.fstat(fd)
+        self.close()
+        uid = status.st_uid if looks.uid is None else looks.uid
+        gid = status.st_gid if looks.gid is None else looks.gid
+        self._looks = Looks(looks.directory_mode, looks.file_mode, uid, gid)
+        self._fd = fd
+        with translating(self._backend, None, "remove what crashed daemons left in the pool"):
+            self._sweep(now_ns)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """The uid and gid of what is stored."""
+        return self._looks.uid or 0, self._looks.gid or 0
+
+    def space(self) -> Space:
+        """Of the file system that the pool lies on."""
+        with translating(self._backend, None, "ask for free space"):
+            status = os.fstatvfs(self._root())
+        unit = status.f_frsize
+        return Space(unit * status.f_blocks, unit * status.f_bavail, status.f_files, status.f_favail)
+
+    # Storing
+
+    def stage(self) -> Staged:
+        """A new pool file that has no place yet. Raises OSError."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if self._can_be_nameless:
+            try:
+                return Staged(os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=self._root()), None)
+            except OSError as error:
+                # NFS and some others cannot.
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+                    raise
+                self._can_be_nameless = False
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+        return Staged(os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._root()), name)
+
+    def stage_spooled(self, spooled: BinaryIO) -> Staged | None:
+        """The spool file as the pool file to be, if it lies on the same file system. Raises OSError."""
+        if not self.can_link or os.fstat(spooled.fileno()).st_dev != os.fstat(self._root()).st_dev:
+            return None
+        return Staged(os.dup(spooled.fileno()), None, StagedAs.SPOOL_FILE)
+
+    def discard(self, staged: Staged) -> None:
+        """Leave nothing of a staged file but what has got its place. May be called again."""
+        staged.close()
+        name, staged.name = staged.name, None
+        if name is not None and self._fd >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                durability.unlink(name, self._fd)
+
+    def place(self, staged: Staged, digests: Digests, size_bytes: int) -> bool:
+        """Bring a complete, not yet synced, staged file to its place; durable when it returns.
+
+        What is there already stays, if it holds the same bytes; whether it was put there now. Raises OSError
+        (FileNotFoundError when a file that had its place has lost it); BackendFault for other bytes.
+        """
+        self._dress(staged.fd)
+        durability.sync_file(staged.fd)
+        durability.step("moodle.content-synced")
+        with self._folder(digests.sha1, make=True) as folder_fd:
+            try:
+                durability.publish_link(staged.fd, digests.sha1, folder_fd)
+                placed = True
+            except FileExistsError:
+                placed = False
+                self._compare(folder_fd, staged.fd, digests, size_bytes)
+            durability.sync_directory(folder_fd)
+        durability.step("moodle.content-linked")
+        return placed
+
+    def has(self, contenthash: str, size_bytes: int) -> bool:
+        """Whether content of that size is in its place, or could be brought back there. Raises OSError."""
+        try:
+            status = os.stat(_relative(contenthash), dir_fd=self._root())
+        except FileNotFoundError:
+            return self.restore(contenthash, size_bytes)
+        return stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
+
+    # Reading
+
+    def open_content(self, contenthash: str, size_bytes: int, key: bytes) -> int:
+        """A descriptor of a file's content; the caller closes it.
+
+        Raises BackendFault when Moodle, or somebody else, has removed or changed it; OSError.
+        """
+        try:
+            fd = self._open(contenthash)
+        except FileNotFoundError:
+            if not self.restore(contenthash, size_bytes):
+                raise BackendFault(
+                    f"its content {contenthash} is neither in {self.path} nor in {self.trash_path}: it "
+                    "was lost, or removed behind Moodle's back; restore it from a backup",
+                    backend=self._backend,
+                    key=key,
+                ) from None
+            fd = self._open(contenthash)
+        status = os.fstat(fd)
+        if status.st_size != size_bytes or not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise BackendFault(
+                f"its content {contenthash} has {status.st_size} bytes, not {size_bytes}: it was damaged",
+                backend=self._backend,
+                key=key,
+            )
+        return fd
+
+    def size_of(self, contenthash: str) -> int | None:
+        """The size of what is in its place; ``None``: nothing. Raises OSError."""
+        try:
+            return os.stat(_relative(contenthash), dir_fd=self._root()).st_size
+        except FileNotFoundError:
+            return None
+
+    def restore(self, contenthash: str, size_bytes: int) -> bool:
+        """Bring content back from where an erase or Moodle put it; whether it is in its place now.
+
+        Raises OSError.
+        """
+        self.take_up_aside(contenthash)
+        if self.size_of(contenthash) == size_bytes:
+            return True
+        for path in self._trash_places(contenthash):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                if os.fstat(fd).st_size == size_bytes and digest(fd).sha1 == contenthash:
+                    self._put_back(fd, contenthash)
+                    return True
+            finally:
+                os.close(fd)
+        # Moodle may have done it itself meanwhile.
+        return self.size_of(contenthash) == size_bytes
+
+    # Removing
+
+    @contextlib.contextmanager
+    def set_aside(self, contenthash: str) -> Iterator[Aside | None]:
+        """Take content from its place, for the caller to decide on; ``None``: nothing is there.
+
+        What is not erased is put back. Raises OSError.
+        """
+        try:
+            folder_fd = self._open_folder(contenthash, make=False)
+        except FileNotFoundError:
+            yield None
+            return
+        name = f"{TEMPORARY_PREFIX}{contenthash}-{secrets.token_hex(4)}.erasing"
+        try:
+            try:
+                durability.rename(
+                    contenthash, name, source_directory_fd=folder_fd, target_directory_fd=folder_fd
+                )
+            except FileNotFoundError:
+                yield None
+                return
+            aside = Aside(folder_fd, name, contenthash)
+            try:
+                yield aside
+            finally:
+                aside.settle()
+        finally:
+            os.close(folder_fd)
+
+    def left_aside(self, contenthash: str) -> list[str]:
+        """What erases that were cut off have left aside of a content. Raises OSError."""
+        try:
+            folder_fd = self._open_folder(contenthash, make=False)
+        except FileNotFoundError:
+            return []
+        try:
+            prefix = f"{TEMPORARY_PREFIX}{contenthash}-"
+            return [name for name in os.listdir(folder_fd) if name.startswith(prefix)]
+        finally:
+            os.close(folder_fd)
+
+    def take_up_aside(self, contenthash: str) -> None:
+        """Put back what was left aside, for a new erase to decide again. Raises OSError."""
+        for name in self.left_aside(contenthash):
+            with self._folder(contenthash, make=False) as folder_fd:
+                Aside(folder_fd, name, contenthash).settle()
+
+    def erase_from_trash(self, contenthash: str) -> None:
+        """Remove content from Moodle's trash. Raises OSError."""
+        for path in self._trash_places(contenthash):
+            with contextlib.suppress(FileNotFoundError):
+                durability.unlink(path)
+                durability.sync_directory_path(os.path.dirname(path))
+
+    # Inside
+
+    def _sweep(self, now_ns: int) -> None:
+        """Remove staged files that nobody has written to for long; others may be at work on younger ones."""
+        for name in os.listdir(self._root()):
+            if name.startswith(TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    if now_ns - os.stat(name, dir_fd=self._root()).st_mtime_ns > _ABANDONED_NS:
+                        durability.unlink(name, self._root())
+
+    def _trash_places(self, contenthash: str) -> tuple[str, str]:
+        """Moodle's older versions had it flat."""
+        return (
+            os.path.join(self.trash_path, _relative(contenthash)),
+            os.path.join(self.trash_path, contenthash),
+        )
+
+    def _root(self) -> int:
+        if self._fd < 0:
+            raise Unavailable(f"{self.path} is not open", backend=self._backend)
+        return self._fd
+
+    def _open(self, contenthash: str) -> int:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(_relative(contenthash), flags, dir_fd=self._root())
+
+    def _compare(self, folder_fd: int, staged_fd: int, digests: Digests, size_bytes: int) -> None:
+        """What is in the place already must be the same, on the disk."""
+        fd = os.open(
+            digests.sha1, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd
+        )
+        try:
+            there, mine = os.fstat(fd), os.fstat(staged_fd)
+            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+                return
+            if there.st_size == size_bytes and digest(fd) == digests:
+                # Moodle does not sync what it stores.
+                durability.sync_file(fd)
+                return
+        finally:
+            os.close(fd)
+        _log.error(
+            "%s: ALERT: %s/%s does not hold the bytes that its name promises: files of Moodle that use it "
+            "are damaged, and what wormfs is to store there waits; restore it from a backup, or move it away",
+            self._backend, self.path, _relative(digests.sha1),
+        )  # fmt: skip
+        raise BackendFault(
+            f"the pool file {_relative(digests.sha1)} is there already and holds other bytes: it was "
+            "damaged; restore it from a backup, or move it away",
+            backend=self._backend,
+        )
+
+    def _put_back(self, fd: int, contenthash: str) -> None:
+        try:
+            with self._folder(contenthash, make=True) as folder_fd:
+                with contextlib.suppress(FileExistsError):
+                    durability.publish_link(fd, contenthash, folder_fd)
+                durability.sync_file(fd)
+                durability.sync_directory(folder_fd)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy_back(fd, contenthash)
+        _log.warning("%s: content %s was in Moodle's trash and is brought back", self._backend, contenthash)
+
+    def _copy_back(self, fd: int, contenthash: str) -> None:
+        """The trash lies on another file system."""
+        staged = self.stage()
+        try:
+            size_bytes = os.fstat(fd).st_size
+            with open(fd, "rb", buffering=0, closefd=False) as source:
+                staged.copy(source, size_bytes)
+            digests = staged.digests()
+            if digests.sha1 == contenthash:
+                self.place(staged, digests, size_bytes)
+        finally:
+            self.discard(staged)
+
+    def _dress(self, fd: int) -> None:
+        looks = self._looks
+        status = os.fstat(fd)
+        if (status.st_uid, status.st_gid) != (looks.uid, looks.gid):
+            os.fchown(fd, -1 if looks.uid is None else looks.uid, -1 if looks.gid is None else looks.gid)
+        os.fchmod(fd, looks.file_mode)
+
+    @contextlib.contextmanager
+    def _folder(self, contenthash: str, *, make: bool) -> Iterator[int]:
+        fd = self._open_folder(contenthash, make=make)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _open_folder(self, contenthash: str, *, make: bool) -> int:
+        """The directory of a content. Raises OSError."""
+        path = f"{contenthash[:2]}/{contenthash[2:4]}"
+        try:
+            return os.open(path, _DIRECTORY_FLAGS, dir_fd=self._root())
+        except FileNotFoundError:
+            if not make:
+                raise
+        with contextlib.ExitStack() as stack:
+            above_fd = self._root()
+            for name in path.split("/"):
+                made = durability.make_directory_durably(name, self._looks.directory_mode, above_fd)
+                fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=above_fd)
+                stack.callback(os.close, fd)
+                if made:
+                    self._dress_directory(fd)
+                above_fd = fd
+            return os.dup(above_fd)
+
+    def _dress_directory(self, fd: int) -> None:
+        looks = self._looks
+        os.fchown(fd, -1 if looks.uid is None else looks.uid, -1 if looks.gid is None else looks.gid)
+        # Synced with the entry that it is made for.
+        os.fchmod(fd, looks.directory_mode)
+
+
+class StagedAs(enum.Enum):
+    """What becomes the pool file."""
+
+    COPY = "a copy of the spool file"
+    SPOOL_FILE = "the spool file, by a second name"
+
+
+class Staged:
+    """A pool file to be. One thread at a time."""
+
+    def __init__(self, fd: int, name: str | None, kind: StagedAs = StagedAs.COPY) -> None:
+        """Owns ``fd``; ``name`` only where a file cannot be without one."""
+        self.fd = fd
+        self.kind = kind
+        self.name = name
+        self.copied_bytes = 0
+        self._synced_bytes = 0
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
+
+    def copy(self, source: BinaryIO, end_bytes: int) -> None:
+        """Go on up to ``end_bytes`` of ``source``: hash, and write where this is a copy.
+
+        Raises OSError; DigestMismatch when it is shorter.
+        """
+        source_fd = source.fileno()
+        while self.copied_bytes < end_bytes:
+            chunk = os.pread(source_fd, min(_CHUNK_BYTES, end_bytes - self.copied_bytes), self.copied_bytes)
+            if not chunk:
+                raise DigestMismatch("the spool file is shorter than what was written")
+            if self.kind is StagedAs.COPY:
+                durability.write_fully(self.fd, chunk)
+                self._sha256.update(chunk)
+            self._sha1.update(chunk)
+            self.copied_bytes += len(chunk)
+            if self.kind is StagedAs.COPY and self.copied_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
+                durability.sync_data(self.fd)
+                self._synced_bytes = self.copied_bytes
+
+    def digests(self, of_spool_file: str = "") -> Digests:
+        """Of what was copied so far. The spool has the SHA-256 of its own file: ``of_spool_file``."""
+        copied = self.kind is StagedAs.COPY
+        return Digests(self._sha1.hexdigest(), self._sha256.hexdigest() if copied else of_spool_file)
+
+    def close(self) -> None:
+        """Free the descriptor. May be called again."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Aside:
+    """Content that was taken from its place."""
+
+    def __init__(self, folder_fd: int, name: str, contenthash: str) -> None:
+        self._folder_fd = folder_fd
+        self._name = name
+        self._contenthash = contenthash
+
+    def erase(self) -> None:
+        """Remove it, durably, unless somebody has put it back meanwhile. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            durability.remove_durably(self._name, self._folder_fd)
+
+    def to_trash(self, trash_path: str) -> None:
+        """Leave it where Moodle leaves what no row uses, for a day. Raises OSError."""
+        folder = os.path.join(trash_path, os.path.dirname(_relative(self._contenthash)))
+        os.makedirs(folder, exist_ok=True)
+        folder_fd = os.open(folder, _DIRECTORY_FLAGS)
+        try:
+            self._link_to(folder_fd)
+        except OSError as error:
+            # Another file system: whoever needs it once more has it in the spool.
+            if error.errno != errno.EXDEV:
+                raise
+        finally:
+            os.close(folder_fd)
+        self.erase()
+
+    def settle(self) -> None:
+        """Put it back, unless it is gone. Raises OSError."""
+        try:
+            self._link_to(self._folder_fd)
+        except FileNotFoundError:
+            return
+        durability.sync_directory(self._folder_fd)
+        self.erase()
+
+    def _link_to(self, folder_fd: int) -> None:
+        fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder_fd)
+        try:
+            with contextlib.suppress(FileExistsError):
+                durability.publish_link(fd, self._contenthash, folder_fd)
+        finally:
+            os.close(fd)
+
+
+def digest(fd: int) -> Digests:
+    """Of an open file, from its beginning. Raises OSError."""
+    sha1, sha256, offset = hashlib.sha1(usedforsecurity=False), hashlib.sha256(), 0
+    while chunk := os.pread(fd, _CHUNK_BYTES, offset):
+        sha1.update(chunk)
+        sha256.update(chunk)
+        offset += len(chunk)
+    return Digests(sha1.hexdigest(), sha256.hexdigest())
+
+
+def _relative(contenthash: str) -> str:
+    return f"{contenthash[:2]}/{contenthash[2:4]}/{contenthash}"
