@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from wormfs.config.base import BackendSettings
+from wormfs.config.ftp import FtpSettings
 from wormfs.config.local import LocalSettings
 
 MODELS: Mapping[str, type[BackendSettings]] = MappingProxyType(
     {
+        "ftp": FtpSettings,
         "local": LocalSettings,
     }
 )

@@ -1,0 +1,99 @@
+"""pyftpdlib as a process, with the weaknesses that servers have: ``python tests/support/pyftpd.py '{json}'``.
+
+It prints its port and serves until it is ended. What it is asked for: ``root``, ``user``, ``password``; and
+if wanted ``port``, ``certificate`` (PEM), ``implicit``, ``connections`` (a further one gets 421), ``idle_s``, ``mlsd`` (false: no MLSD
+and no MLST), ``quota_bytes`` (STOR is cut off there with 552), ``lie`` (SIZE tells so many bytes more).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pyftpdlib import handlers
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.exceptions import FilesystemError
+from pyftpdlib.filesystems import AbstractedFS
+from pyftpdlib.log import config_logging
+from pyftpdlib.servers import FTPServer
+
+
+def quota_dtp(base: type[Any], quota_bytes: int) -> type[Any]:
+    class QuotaDTP(base):  # type: ignore[misc]
+        """Takes no more than so many bytes in one file."""
+
+        def handle_read(self) -> None:
+            super().handle_read()
+            if self.receive and self.tot_bytes_received > quota_bytes and not self._resp:
+                self._resp = ("552 Quota exceeded.", None)
+                self.close()
+
+    return QuotaDTP
+
+
+def filesystem(options: dict[str, Any]) -> type[AbstractedFS]:
+    class FS(AbstractedFS):  # type: ignore[misc]
+        def getsize(self, path: str) -> int:
+            size: int = super().getsize(path)
+            return size + int(options.get("lie", 0))
+
+        def chmod(self, path: str, mode: int) -> None:
+            raise FilesystemError("no")
+
+    return FS
+
+
+def handler(options: dict[str, Any]) -> type[Any]:
+    certificate = options.get("certificate")
+    base: type[Any] = handlers.TLS_FTPHandler if certificate else handlers.FTPHandler
+
+    class Handler(base):  # type: ignore[misc]
+        use_gmt_times = True
+        timeout = options.get("idle_s", 300)
+        abstracted_fs = filesystem(options)
+        auth_failed_timeout = 0
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if options.get("implicit"):
+                self.secure_connection(self.ssl_context)
+
+        def handle(self) -> None:
+            if not options.get("implicit"):
+                super().handle()
+
+        def handle_ssl_established(self) -> None:
+            if options.get("implicit"):
+                super().handle()
+
+        def ftp_AUTH(self, line: str) -> None:
+            super().ftp_AUTH(line)
+
+    Handler.authorizer = DummyAuthorizer()
+    Handler.authorizer.add_user(options["user"], options["password"], options["root"], perm="elradfmwMT")
+    if certificate:
+        Handler.certfile = certificate
+        Handler.tls_control_required = True
+        Handler.tls_data_required = True
+    if "quota_bytes" in options:
+        Handler.dtp_handler = quota_dtp(Handler.dtp_handler, options["quota_bytes"])
+    if not options.get("mlsd", True):
+        Handler.proto_cmds = {
+            name: facts for name, facts in Handler.proto_cmds.items() if name not in ("MLSD", "MLST")
+        }
+    return Handler
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    config_logging(level="ERROR")
+    server = FTPServer(("127.0.0.1", options.get("port", 0)), handler(options))
+    if "connections" in options:
+        server.max_cons = options["connections"] * 2  # each data connection counts as well
+        server.max_cons_per_ip = options["connections"]
+    print(server.socket.getsockname()[1], flush=True)
+    server.serve_forever(handle_exit=True)
+
+
+main()
