@@ -264,11 +264,22 @@ class FtpServer:
             "-g", str(self.home / "pid"), "-L", "100000:50",
         ]  # fmt: skip
         if self.certificate is not None:
-            command += ["-Y", "3" if self.security is Security.IMPLICIT else "2", "-2", str(self.certificate.both)]
+            command += [
+                "-Y",
+                "3" if self.security is Security.IMPLICIT else "2",
+                "-2",
+                str(self.certificate.both),
+            ]
         return command + self._lines()
 
     def _pyftpdlib(self) -> list[str]:
-        options = {"root": str(self.root), "user": USER, "password": PASSWORD, "port": self.port, **self.extra}
+        options = {
+            "root": str(self.root),
+            "user": USER,
+            "password": PASSWORD,
+            "port": self.port,
+            **self.extra,
+        }
         if self.certificate is not None:
             options |= {
                 "certificate": str(self.certificate.both), "implicit": self.security is Security.IMPLICIT,

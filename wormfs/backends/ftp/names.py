@@ -23,6 +23,8 @@ MAX_NAME_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 1000
 """Command lines of servers end at 2,048 bytes (pyftpdlib) to 4,096, and a root comes before."""
 _CONTROL: Final = frozenset((*range(1, 32), 127)) - {10, 13}
+_TELNET_ESCAPE: Final = 0xFF
+"""RFC 959, section 4 (RFC 854): proftpd takes it as that, others as a byte like any; UTF-8 has none."""
 _NEVER: Final = frozenset(b"\r\n\0")
 CHECK_KEY: Final = Key(b".wormfs/check/object")
 """The claim of ``wormfs check``; no path of the mount can have it."""
@@ -41,7 +43,6 @@ class Ability(enum.Enum):
     QUOTES = b"quote'\"`$;&"
     DASH = b"-rf"
     NOT_UTF8 = b"x\xfc\xe9y"
-    HIGHEST_BYTE = b"x\xffy"
     BARE_HIGH = b"\x80"
     TRAILING_DOT = b"x."
     ARROW = b"a -> b"
@@ -63,7 +64,6 @@ def needs(name: bytes) -> frozenset[Ability]:
         Ability.QUOTES: any(byte in b"'\"`$;&|<>" for byte in name),
         Ability.DASH: name.startswith(b"-"),
         Ability.NOT_UTF8: not _is_utf8(name),
-        Ability.HIGHEST_BYTE: b"\xff" in name,
         Ability.BARE_HIGH: not _is_utf8(name),
         Ability.TRAILING_DOT: name.endswith(b"."),
         Ability.ARROW: b" -> " in name,
@@ -87,7 +87,14 @@ class Names:
         """Raise InvalidName or NameTooLong for a component that this server cannot hold exactly."""
         if not _NEVER.isdisjoint(name):
             raise InvalidName("FTP cannot carry CR, LF or NUL in a name", backend=self._backend, key=name)
-        if len(name) > MAX_NAME_BYTES or len(self._outward(name)) > MAX_NAME_BYTES:
+        outward = self._outward(name)
+        if _TELNET_ESCAPE in outward:
+            raise InvalidName(
+                "the byte 0xff begins a command of Telnet, which FTP is spoken over",
+                backend=self._backend,
+                key=name,
+            )
+        if max(len(name), len(outward)) > MAX_NAME_BYTES:
             raise NameTooLong(f"a name may have {MAX_NAME_BYTES} bytes", backend=self._backend, key=name)
         missing = needs(name) - self.abilities
         if missing:
