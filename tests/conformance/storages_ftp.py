@@ -49,7 +49,7 @@ class FtpStorage:
             "user": ftpservers.USER,
             "password": Secret(SecretSource.INLINE, ftpservers.PASSWORD),
             "port": self.port,
-            "path": "/" + self.folder,
+            "directory": "/" + self.folder,
             "tls": Tls(self.tls),
             "ca_file": self.ca_file,
             "insecure": self.tls == "none",

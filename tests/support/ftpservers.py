@@ -83,7 +83,8 @@ def make_certificate(directory: Path) -> Certificate:
     )  # fmt: skip
     key, chain, both = directory / "server.key", directory / "server.pem", directory / "both.pem"
     subprocess.run(
-        [*run, "-keyout", key, "-out", chain, "-days", "30", "-subj", "/CN=localhost", "-CA", ca, "-CAkey", ca_key,
+        [*run, "-keyout", key, "-out", chain, "-days", "30", "-subj", "/CN=localhost",
+         "-CA", ca, "-CAkey", ca_key,
          "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
          "-addext", "basicConstraints=critical,CA:FALSE"],
         check=True, capture_output=True,
@@ -133,7 +134,8 @@ class FtpServer:
         with log:
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *command],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=self._environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=self._environment(),
             )  # fmt: skip
         self._wait(again)
 
@@ -188,17 +190,19 @@ class FtpServer:
     def _vsftpd(self) -> list[str]:
         settings = {
             "listen": "YES", "listen_address": "127.0.0.1", "listen_port": self.port, "background": "NO",
-            "anonymous_enable": "NO", "local_enable": "YES", "write_enable": "YES", "chroot_local_user": "YES",
+            "anonymous_enable": "NO", "local_enable": "YES", "write_enable": "YES",
+            "chroot_local_user": "YES",
             "allow_writeable_chroot": "YES", "local_root": self.root, "pam_service_name": "wormfs-test",
             "pasv_address": "127.0.0.1", "force_dot_files": "YES", "use_localtime": "NO", "max_clients": 0,
-            "max_per_ip": 0, "secure_chroot_dir": self.home / "empty", "seccomp_sandbox": "NO", "mdtm_write": "YES",
-            "local_umask": "022",
+            "max_per_ip": 0, "secure_chroot_dir": self.home / "empty", "seccomp_sandbox": "NO",
+            "mdtm_write": "YES", "local_umask": "022",
         }  # fmt: skip
         if self.certificate is not None:
             settings |= {
                 "ssl_enable": "YES", "rsa_cert_file": self.certificate.chain,
                 "rsa_private_key_file": self.certificate.key, "force_local_logins_ssl": "YES",
-                "force_local_data_ssl": "YES", "ssl_tlsv1": "YES", "ssl_ciphers": "HIGH", "require_ssl_reuse": "YES",
+                "force_local_data_ssl": "YES", "ssl_tlsv1": "YES", "ssl_ciphers": "HIGH",
+                "require_ssl_reuse": "YES",
                 "implicit_ssl": "YES" if self.security is Security.IMPLICIT else "NO",
             }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()] + self._lines()
@@ -234,21 +238,22 @@ class FtpServer:
         lines = [
             f"ModulePath {SERVERS}/usr/lib/proftpd", "LoadModule mod_digest.c", "LoadModule mod_quotatab.c",
             "LoadModule mod_quotatab_file.c", "LoadModule mod_tls.c", "ServerType standalone",
-            "DefaultAddress 127.0.0.1", "UseIPv6 off", f"Port {self.port}", "SocketBindTight on", "User nobody",
-            "Group nogroup", "AuthPAM off", f"AuthUserFile {users}", "AuthOrder mod_auth_file.c",
+            "DefaultAddress 127.0.0.1", "UseIPv6 off", f"Port {self.port}", "SocketBindTight on",
+            "User nobody", "Group nogroup", "AuthPAM off", f"AuthUserFile {users}",
+            "AuthOrder mod_auth_file.c",
             "RequireValidShell off", "DefaultRoot ~", "TimesGMT on", 'ListOptions "-a"', "AllowOverwrite on",
-            "AllowStoreRestart on", "DigestAlgorithms sha1 sha256", f"PidFile {self.home}/pid", "UseReverseDNS off",
-            f"ScoreboardFile {self.home}/scoreboard", "WtmpLog off", "TransferLog none", "MaxInstances 300",
+            "AllowStoreRestart on", "DigestAlgorithms sha1 sha256", f"PidFile {self.home}/pid",
+            "UseReverseDNS off", f"ScoreboardFile {self.home}/scoreboard", "WtmpLog off",
+            "TransferLog none", "MaxInstances 300",
             f"DelayTable {self.home}/delay", "DelayEngine off", "Umask 022",
         ]  # fmt: skip
         if self.certificate is not None:
             options = " UseImplicitSSL" if self.security is Security.IMPLICIT else ""
             lines += [
-                "<IfModule mod_tls.c>", "TLSEngine on", "TLSRequired on", f"TLSRSACertificateFile {self.certificate.chain}",
-                f"TLSECCertificateFile {self.certificate.chain}", f"TLSECCertificateKeyFile {self.certificate.key}",
-                "TLSVerifyClient off", *([f"TLSOptions{options}"] if options else []), "</IfModule>",
+                "TLSEngine on", "TLSRequired on", f"TLSECCertificateFile {self.certificate.chain}",
+                f"TLSECCertificateKeyFile {self.certificate.key}", "TLSVerifyClient off",
+                *([f"TLSOptions{options}"] if options else []),
             ]  # fmt: skip
-            lines = [line for line in lines if not line.startswith("TLSRSA")]
         (self.home / "conf").write_text("\n".join(lines + self._lines()) + "\n")
         return [str(program("sbin/proftpd")), "-n", "-q", "-c", str(self.home / "conf")]
 
@@ -259,8 +264,9 @@ class FtpServer:
             [program("bin/pure-pw"), "mkdb", database, "-f", passwords], check=True, capture_output=True
         )
         command = [
-            str(program("sbin/pure-ftpd")), "-S", f"127.0.0.1,{self.port}", "-l", f"puredb:{database}", "-A", "-E",
-            "-4", "-H", "-c", "100", "-C", "100", "-I", "15", "-z", "-D", "-u", "1", "-U", "133:022",
+            str(program("sbin/pure-ftpd")), "-S", f"127.0.0.1,{self.port}", "-l", f"puredb:{database}",
+            "-A", "-E", "-4", "-H", "-c", "100", "-C", "100", "-I", "15", "-z", "-D", "-u", "1",
+            "-U", "133:022",
             "-g", str(self.home / "pid"), "-L", "100000:50",
         ]  # fmt: skip
         if self.certificate is not None:

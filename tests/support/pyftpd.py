@@ -1,8 +1,9 @@
 """pyftpdlib as a process, with the weaknesses that servers have: ``python tests/support/pyftpd.py '{json}'``.
 
 It prints its port and serves until it is ended. What it is asked for: ``root``, ``user``, ``password``; and
-if wanted ``port``, ``certificate`` (PEM), ``implicit``, ``connections`` (a further one gets 421), ``idle_s``, ``mlsd`` (false: no MLSD
-and no MLST), ``quota_bytes`` (STOR is cut off there with 552), ``lie`` (SIZE tells so many bytes more).
+if wanted ``port``, ``certificate`` (PEM), ``implicit``, ``connections`` (a further one gets 421),
+``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off there with 552), ``lie``
+(SIZE tells so many bytes more).
 """
 
 from __future__ import annotations
@@ -66,9 +67,6 @@ def handler(options: dict[str, Any]) -> type[Any]:
         def handle_ssl_established(self) -> None:
             if options.get("implicit"):
                 super().handle()
-
-        def ftp_AUTH(self, line: str) -> None:
-            super().ftp_AUTH(line)
 
     Handler.authorizer = DummyAuthorizer()
     Handler.authorizer.add_user(options["user"], options["password"], options["root"], perm="elradfmwMT")

@@ -34,7 +34,7 @@ class FtpSettings(BackendSettings):
     password: SecretField = Field(examples=["{file: /etc/wormfs/ftp.password}"])
     port: OptionalPort = None
     """``None``: 21, or 990 with implicit TLS."""
-    path: Text = "/"
+    directory: Text = "/"
     """Absolute at the server; exists."""
     tls: TlsMode = "explicit"
     ca_file: OptionalPath = None

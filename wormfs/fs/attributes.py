@@ -71,7 +71,7 @@ def of_entry(inode: int, entry: Entry) -> Attributes:
 
 
 def of_object(inode: int, info: ObjectInfo, directory_cache_s: float) -> Attributes:
-    """A committed file or a directory. What a listing tells only in part is not kept: the kernel asks again."""
+    """A committed file or a directory. What a listing tells only in part the kernel must not keep."""
     directory = info.kind is Kind.DIRECTORY
     cache_s = directory_cache_s if directory else LONG_S
     return Attributes(

@@ -1,7 +1,7 @@
 """An FTP or FTPS server as a backend. See ``wormfs.backends.base.Backend`` for what each method promises.
 
-Files lie plainly under their own names; records and whatever is on its way in ``.wormfs/`` (see ``names``). How a
-name is won, published and given up is in ``claims``.
+Files lie plainly under their own names; records, and whatever is on its way, in ``.wormfs/`` (see
+``names``). How a name is won, published and given up is in ``claims``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class FtpBackend:
         self.options = options
         self._clock = clock or SystemClock()
         self._guarantee = Guarantee.ATOMIC
-        self._names = Names(name, options.path, options.encoding)
+        self._names = Names(name, options.directory, options.encoding)
         self._claims = Claims(name, self._names)
         self._pool: Pool | None = None
         self._patience = Patience(total_s=options.patience_s)

@@ -1,7 +1,7 @@
 """Claims: how a name is won, published and given up, without locks and without time limits.
 
-What all servers but rclone refuse atomically is to rename a directory onto one that is not empty; none renames
-a *file* without overwriting. So a name is won by renaming a directory with the file and its record to
+What all servers but rclone refuse atomically is to rename a directory onto one that is not empty; none
+renames a *file* without overwriting. So a name is won by renaming a directory with the file and its record to
 ``.wormfs/c/<sha256 of the key>``, where ``meta`` keeps it non-empty for ever. Only then the file is moved
 out to its final name, which anybody may do who finds the claim half finished: there is one claim, so there
 is one content.
@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from wormfs.backends import record_codec
-from wormfs.backends.ftp.listing import Type
 from wormfs.backends.ftp.names import Names, claim_name
 from wormfs.backends.ftp.server import Server
 from wormfs.errors import AlreadyExists, BackendFault, NotFound
-from wormfs.model import ROOT, Key, Record, parent_of
+from wormfs.model import ROOT, Key, Record, parent_of, show
 
 META: Final = b"meta"
 DATA: Final = b"data"
@@ -136,7 +135,7 @@ class Claims:
             return False
         if server.look(target) is not None:
             raise BackendFault(
-                f"its claim {target.decode('utf-8', 'replace')} has no meta: look what is in it, and move it away",
+                f"its claim {show(target)} has no meta: look what is in it, and move it away",
                 backend=self._backend,
                 key=key,
             )
@@ -188,7 +187,7 @@ class Claims:
             if self._marked(server, claim):
                 self._remove(server, claim)
                 return
-            message = "the name belongs to a record whose file is gone: see `wormfs verify`"
+            message = "the name belongs to a record whose file is gone: verification reports it"
             raise AlreadyExists(message, backend=self._backend, key=key)
         raise AlreadyExists("the name is taken", backend=self._backend, key=key)
 
@@ -263,7 +262,10 @@ class Claims:
     # Changes
 
     def append(self, server: Server, claim: Claim, number: int, record: Record) -> bool:
-        """Add a change of retention; false when that number is taken. Raises NotFound when it is being erased."""
+        """Add a change of retention; false when that number is taken.
+
+        Raises NotFound when the file is being erased.
+        """
         staging = self._names.staging()
         target = self._names.claim(claim.key) + b"/" + _CHANGE % number
         made = server.make_directory(staging)

@@ -38,7 +38,7 @@ def server_time_ns(server: Server, names: Names) -> int | None:
 def sweep(server: Server, names: Names) -> None:
     """Remove what hosts that crashed left on its way more than a week ago, by the server's clock.
 
-    Each is moved out of reach first: should its host be alive after all, its claim fails, and it begins again.
+    Each is moved out of reach first: should its host live after all, its claim fails, and it begins again.
     """
     now_ns = server_time_ns(server, names)
     if now_ns is None:
@@ -108,7 +108,9 @@ def _judge_file(server: Server, names: Names, place: bytes, claim: Claim) -> Fin
     if size == claim.record.size_bytes:
         return None
     if server.size(place + b"/" + DATA) is not None:
-        detail = "a host crashed before it had given the file its name; the next attempt to create it finishes that"
+        detail = (
+            "a host crashed before it gave the file its name; the next attempt to create it finishes that"
+        )
         if size is not None:
             detail = "a file that wormfs did not write has the name of one that waits in .wormfs/c"
         return Finding(FindingKind.UNEXPECTED, claim.key, detail)

@@ -75,8 +75,9 @@ def time_ns(text: str) -> int | None:
         return None
     digits = match[1]
     with contextlib.suppress(ValueError):
-        parts = (int(digits[:4]), *(int(digits[at : at + 2]) for at in range(4, 14, 2)))
-        moment = datetime.datetime(*parts, tzinfo=datetime.UTC)
+        year, *rest = int(digits[:4]), *(int(digits[at : at + 2]) for at in range(4, 14, 2))
+        month, day, hour, minute, second = rest
+        moment = datetime.datetime(year, month, day, hour, minute, second, tzinfo=datetime.UTC)
         fraction = int(float(match[2] or 0) * NS_PER_S)
         return calendar.timegm(moment.timetuple()) * NS_PER_S + fraction
     return None

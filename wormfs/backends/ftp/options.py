@@ -32,7 +32,7 @@ class FtpOptions:
     user: str
     password: Secret
     port: int | None = None
-    path: str = "/"
+    directory: str = "/"
     tls: Tls = Tls.EXPLICIT
     ca_file: str | None = None
     insecure: bool = False
@@ -73,13 +73,13 @@ def parse(name: str, options: Mapping[str, object]) -> FtpOptions:
             "password must be a secret, such as {file: /etc/wormfs/ftp.password}", backend=name
         )
     values["tls"] = _tls(name, values.get("tls", Tls.EXPLICIT))
-    values["path"] = _path(name, values.get("path", "/"))
+    values["directory"] = _directory(name, values.get("directory", "/"))
     values["encoding"] = _encoding(name, values.get("encoding", "utf-8"))
     parsed = FtpOptions(**values)  # type: ignore[arg-type]  # the settings model has checked the rest
     if parsed.tls is Tls.NONE and not parsed.insecure:
         raise SettingsError(
-            "without TLS the password and all files cross the network readable: use tls: explicit or implicit, "
-            "or write insecure: true",
+            "without TLS the password and all files cross the network readable: use tls: explicit or "
+            "implicit, or write insecure: true",
             backend=name,
         )
     return parsed
@@ -94,13 +94,13 @@ def _tls(name: str, value: object) -> Tls:
         raise SettingsError(f"tls must be explicit, implicit or none, not {value!r}", backend=name) from None
 
 
-def _path(name: str, value: object) -> str:
+def _directory(name: str, value: object) -> str:
     """Absolute on the server, without a slash at its end; empty for its root."""
     if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
-        raise SettingsError(f"path must be an absolute path at the server, not {value!r}", backend=name)
+        raise SettingsError(f"directory must be an absolute path at the server, not {value!r}", backend=name)
     parts = [part for part in value.split("/") if part]
     if any(part in (".", "..") or part.startswith(".wormfs") for part in parts):
-        raise SettingsError(f"path {value!r} has a dotted or reserved part", backend=name)
+        raise SettingsError(f"directory {value!r} has a dotted or reserved part", backend=name)
     return "".join("/" + part for part in parts)
 
 

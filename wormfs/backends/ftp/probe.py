@@ -9,6 +9,7 @@ from wormfs.backends.ftp.listing import Type
 from wormfs.backends.ftp.names import Ability, Names
 from wormfs.backends.ftp.server import Server
 from wormfs.errors import AccessDenied, SettingsError
+from wormfs.model import show
 
 _PLACES = (b"s", b"c", b"e")
 
@@ -27,12 +28,12 @@ BEARABLE: Final = frozenset({Finding.MAKES_TWICE, Finding.MERGES})
 
 
 def make_places(server: Server, names: Names, backend: str) -> None:
-    """``.wormfs`` and what belongs in it. The configured path itself is never made. Raises what is in the way."""
+    """``.wormfs`` and what belongs in it. The configured path itself is never made."""
     root = names.path(b"")
     seen = server.look(root)
     if seen is None or seen.type is not Type.DIRECTORY:
         raise SettingsError(
-            f"there is no directory {root.decode('utf-8', 'replace')} at the server for this user: make it, or correct path",
+            f"the server shows no directory {show(root)} to this user: make it, or correct `directory`",
             backend=backend,
         )
     for place in (names.hidden(), *(names.hidden(part) for part in _PLACES)):
@@ -40,7 +41,7 @@ def make_places(server: Server, names: Names, backend: str) -> None:
             reply = server.make_directory(place)
             if not reply.good and server.look(place) is None:
                 raise AccessDenied(
-                    f"the directory {place.decode('utf-8', 'replace')} cannot be made: {reply.shown}",
+                    f"the directory {show(place)} cannot be made: {reply.shown}",
                     backend=backend,
                 )
 
@@ -94,8 +95,8 @@ def refusal(backend: str, finding: Finding) -> SettingsError:
     """Why a server cannot be used, and what to do."""
     if finding in BEARABLE:
         advice = (
-            "two hosts could replace each other's files. If this daemon is the only one that writes there, now and "
-            "later, write exclusive_writer: true"
+            "two hosts could replace each other's files. If this daemon is the only one that writes there, "
+            "now and later, write exclusive_writer: true"
         )
     else:
         advice = (

@@ -1,9 +1,9 @@
 """Reading one committed file: a stream that stays open for whoever reads on, a second one for jumps.
 
 A zip file is read at its end first and then from its beginning. So each reader has up to two streams
-(RETR with REST), each with a connection of its own, which the pool may ask back when others need it. Whole blocks go
-through the backend's cache: the kernel asks for 128 KiB at a time, and seven of eight such questions are
-answered from memory.
+(RETR with REST), each with a connection of its own, which the pool may ask back when others need it. Whole
+blocks go through the backend's cache: the kernel asks for 128 KiB at a time, and seven of eight such
+questions are answered from memory.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Recent:
             return known
 
     def put(self, key: Key, seen: Seen, record: Record | None) -> None:
-        """Remember for a while. That a file is not wormfs's may change at any moment, and is not remembered."""
+        """Remember for a while; not that a file is not wormfs's: that may change at any moment."""
         if record is None:
             return
         with self._lock:

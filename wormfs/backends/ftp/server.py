@@ -172,9 +172,12 @@ class Server:
     # Directories
 
     def list(self, path: bytes, key: bytes) -> Generator[Seen, None, None]:
-        """The entries of a directory, from a copy in a temporary file: the connection is free again when this
-        returns, memory stays small, and a listing that was cut off is an error. The generator frees the copy."""
-        copy: IO[bytes] = tempfile.SpooledTemporaryFile(_LISTING_MEMORY_BYTES)  # type: ignore[assignment]
+        """The entries of a directory, from a copy in a temporary file, which the generator frees.
+
+        So the connection is free again when this returns, memory stays small, and a listing that was
+        cut off is an error.
+        """
+        copy: IO[bytes] = tempfile.SpooledTemporaryFile(_LISTING_MEMORY_BYTES)  # noqa: SIM115 (see above)
         mlsd = self.can("MLST")
         try:
             self._fetch(path, key, mlsd, copy)
@@ -183,7 +186,7 @@ class Server:
             raise
         return _from_copy(copy, mlsd=mlsd, now_ns=self._clock.now_ns())
 
-    def _fetch(self, path: bytes, key: bytes, mlsd: bool, copy: IO[bytes]) -> None:  # noqa: FBT001
+    def _fetch(self, path: bytes, key: bytes, mlsd: bool, copy: IO[bytes]) -> None:
         if mlsd:
             line = b"MLSD " + path
         else:

@@ -116,18 +116,20 @@ def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[ftp
 
         return Plain
 
+    secure = context
+
     class Explicit(ftplib.FTP_TLS):
         def __init__(self, encoding: str = WIRE) -> None:
-            super().__init__(timeout=options.timeout_s, context=context, encoding=encoding)
+            super().__init__(timeout=options.timeout_s, context=secure, encoding=encoding)
 
         def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
             # vsftpd and proftpd want the control connection's TLS session again, by default.
-            plain, size = ftplib.FTP.ntransfercmd(self, cmd, rest)
+            plain, size = ftplib.FTP.ntransfercmd(self, cmd, rest)  # noqa: S321 (it becomes TLS below)
             try:
                 control: Any = self.sock
                 # Without: each transfer waits 45 ms for a delayed acknowledgement.
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return context.wrap_socket(plain, server_hostname=self.host, session=control.session), size
+                return secure.wrap_socket(plain, server_hostname=self.host, session=control.session), size
             except BaseException:
                 plain.close()
                 raise
@@ -140,7 +142,7 @@ def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[ftp
             self.host, self.port = host, port
             plain = socket.create_connection((host, port), options.timeout_s)
             self.af = plain.family
-            self.sock = context.wrap_socket(plain, server_hostname=host)
+            self.sock = secure.wrap_socket(plain, server_hostname=host)
             self.file = self.sock.makefile("r", encoding=self.encoding)
             self.welcome = self.getresp()
             return self.welcome

@@ -31,7 +31,7 @@ class Counted:
         self._at: float | None = None
 
     def bytes(self, count: Callable[[], int]) -> int:
-        """Calls ``count`` when the last count is too old; blocks as long as that does, raises what it raises."""
+        """Calls ``count`` when the last count is too old: blocks and raises as that does."""
         with self._lock:
             now = self._clock.monotonic()
             if self._at is None or now - self._at > self._again_s:
