@@ -17,7 +17,9 @@ from wormfs.backends.base import Backend
 from wormfs.backends.ftp.backend import FtpBackend
 from wormfs.backends.ftp.options import FtpOptions, Tls
 from wormfs.config.secret import Secret, SecretSource
-from wormfs.model import Key
+from wormfs.model import DirectoryAttributes, Key
+
+NO_ATTRIBUTES = DirectoryAttributes()
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from wormfs.backends.ftp.reader import FtpReader, Source
 from wormfs.backends.ftp.recent import Recent
 from wormfs.backends.ftp.server import Server
 from wormfs.backends.ftp.session import Session, connector
-from wormfs.backends.ftp.transfer import FtpTransfer, Target
+from wormfs.backends.ftp.transfer import Debris, FtpTransfer, Target
 from wormfs.backends.retry import Patience, retrying
 from wormfs.clock import Clock, SystemClock
 from wormfs.errors import (
@@ -83,6 +83,7 @@ class FtpBackend:
         self._recent = Recent(self._clock)
         self._cache = BlockCache(options.read_memory_bytes)
         self._claiming = threading.Lock()
+        self._debris = Debris()
         self._used = space.Counted(self._clock, _COUNT_AGAIN_S)
 
     @property
@@ -314,6 +315,7 @@ class FtpBackend:
             server=self.server,
             claim=self._claim,
             committed=self._committed,
+            debris=self._debris,
             verify=self.options.verify_upload,
         )
 

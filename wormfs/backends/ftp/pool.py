@@ -90,7 +90,11 @@ class Pool:
                 self._lower(others)
 
     def give(self, session: Session) -> None:
-        """Take a session back; a broken one is closed."""
+        """Take a session back; a broken one is closed, and so are those at rest: a server that was started
+        again, or a network that was away, has broken them as well."""
+        session.settle()
+        if session.broken:
+            self._drop_idle()
         if session.broken or self._closed or self._open > self._limit:
             self._dispose(session)
             return
@@ -176,14 +180,13 @@ class Pool:
 
     # Life
 
-    def reopen(self) -> None:
-        """Use it again after ``close``."""
-        self._closed = False
-
     def close(self) -> None:
         """Close what is idle now, and the rest when it comes back."""
+        self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         with self._changed:
-            self._closed = True
             idle, self._idle = self._idle, []
             self._open -= len(idle)
             self._changed.notify_all()

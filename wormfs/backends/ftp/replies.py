@@ -51,7 +51,7 @@ _MEANINGS: tuple[tuple[frozenset[int], type[WormfsError]], ...] = (
     (frozenset({421, 425, 426, 434, 450, 451}), Unavailable),
     (frozenset({331, 332, 530, 532, 533, 534, 550, 553}), AccessDenied),
     (frozenset({501}), InvalidName),
-    (frozenset({500, 502, 503, 504, 522}), Unsupported),
+    (frozenset({502, 504, 522}), Unsupported),
 )
 
 

@@ -53,7 +53,12 @@ def connector(backend: str, options: FtpOptions) -> Callable[[], Session]:
     def connect() -> Session:
         user = options.user.encode().decode(WIRE)
         with _connecting(backend, options):
-            return Session(factory(options.host, user, password.encode().decode(WIRE)), backend, options)
+            ftp = factory(options.host, user, password.encode().decode(WIRE))
+        try:
+            return Session(ftp, backend, options)
+        except BaseException:
+            ftp.close()
+            raise
 
     return connect
 
@@ -106,11 +111,32 @@ def _context(backend: str, options: FtpOptions) -> ssl.SSLContext | None:
         raise SettingsError(f"ca_file {options.ca_file} cannot be used: {error}", backend=backend) from error
 
 
-def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[ftplib.FTP]:
+class _Tidy(ftplib.FTP):
+    """A client that closes its socket when the constructor of ftputil's session fails half-way."""
+
+    def getresp(self) -> str:
+        try:
+            return super().getresp()
+        except (ftplib.error_temp, ftplib.error_perm):
+            if not self._settled:
+                self.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    _settled = False
+
+    def settled(self) -> None:
+        """From here on, whoever has it closes it."""
+        self._settled = True
+
+
+def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[_Tidy]:
     """What ftputil's factory builds on: ftplib with time limits, our TLS context and session reuse."""
     if context is None:
 
-        class Plain(ftplib.FTP):
+        class Plain(_Tidy, ftplib.FTP):
             def __init__(self, encoding: str = WIRE) -> None:
                 super().__init__(timeout=options.timeout_s, encoding=encoding)
 
@@ -118,7 +144,7 @@ def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[ftp
 
     secure = context
 
-    class Explicit(ftplib.FTP_TLS):
+    class Explicit(_Tidy, ftplib.FTP_TLS):
         def __init__(self, encoding: str = WIRE) -> None:
             super().__init__(timeout=options.timeout_s, context=secure, encoding=encoding)
 
@@ -142,7 +168,11 @@ def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[ftp
             self.host, self.port = host, port
             plain = socket.create_connection((host, port), options.timeout_s)
             self.af = plain.family
-            self.sock = secure.wrap_socket(plain, server_hostname=host)
+            try:
+                self.sock = secure.wrap_socket(plain, server_hostname=host)
+            except BaseException:
+                plain.close()
+                raise
             self.file = self.sock.makefile("r", encoding=self.encoding)
             self.welcome = self.getresp()
             return self.welcome
@@ -153,17 +183,23 @@ def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[ftp
 class Session:
     """One connection, for one thread at a time."""
 
-    def __init__(self, ftp: ftplib.FTP, backend: str, options: FtpOptions) -> None:
+    def __init__(self, ftp: _Tidy, backend: str, options: FtpOptions) -> None:
         """Asks the server for its features and for binary transfers."""
+        ftp.settled()
         self._ftp = ftp
         self._backend = backend
         self._timeout_s = options.timeout_s
         self.broken = False
+        self.stream: DataStream | None = None
+        """The transfer under way. Until its end no command gets an answer."""
         self.idle_since = clock.monotonic()
         assert ftp.sock is not None
         ftp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         ftp.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.features = self._features()
+        if options.encoding == "utf-8" and "UTF8" in self.features:
+            # Some say no though they have it on; names are tried out at the start of the backend.
+            self.command(b"OPTS UTF8 ON")
         reply = self.command(b"TYPE I")
         if not reply.good:
             raise failure(reply, backend, None, "switch to binary transfers")
@@ -178,6 +214,7 @@ class Session:
     def command(self, line: bytes) -> Reply:
         """Send one line, return the reply whatever it says. Raises Unavailable, BackendFault."""
         assert b"\r" not in line and b"\n" not in line and b"\0" not in line, "never sent; validated above"
+        assert self.stream is None, "a transfer is under way"
         with self._guarded():
             self._ftp.putcmd(line.decode(WIRE))
             return self._reply()
@@ -214,8 +251,14 @@ class Session:
             return self.command(b"NOOP").good
         return False
 
+    def settle(self) -> None:
+        """Whoever had the session failed in the middle of a transfer: end that before others use it."""
+        if self.stream is not None:
+            self.stream.cut()
+
     def close(self) -> None:
         """Say goodbye if that does not block, and close."""
+        self.settle()
         sock = self._ftp.sock
         with contextlib.suppress(OSError, EOFError, ftplib.Error):
             if not self.broken and sock is not None:
@@ -242,7 +285,8 @@ class Session:
                         f"the server ends the connection: {reply.shown}", backend=self._backend
                     ) from None
                 return reply
-        return DataStream(self, sock, self._timeout_s)
+        self.stream = DataStream(self, sock, self._timeout_s)
+        return self.stream
 
 
 class DataStream:
@@ -340,6 +384,8 @@ class DataStream:
         whether replies still belong to their commands.
         """
         self._close()
+        if self._session.broken:
+            return
         with contextlib.suppress(Unavailable, BackendFault):
             with self._session._guarded():  # noqa: SLF001
                 self._session._reply()  # noqa: SLF001
@@ -356,6 +402,7 @@ class DataStream:
         self._close()
 
     def _close(self) -> None:
+        self._session.stream = None
         with contextlib.suppress(OSError):
             self._sock.close()
 

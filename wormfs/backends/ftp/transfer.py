@@ -11,6 +11,7 @@ import contextlib
 import enum
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -31,6 +32,7 @@ STREAM_FROM_BYTES = 4 << 20
 _RESUME_FROM_BYTES = 64 << 20
 """An upload that broke later than this goes on where it was; a smaller one begins again."""
 _ATTEMPTS = 3
+_DEBRIS = 1000
 
 
 class Ahead(enum.Enum):
@@ -39,6 +41,33 @@ class Ahead(enum.Enum):
     POSSIBLE = "not begun"
     STREAMING = "a place among those that stream is taken"
     OVER = "it has failed once, or the file is closed: publish sends what is missing"
+
+
+class Debris:
+    """Staged files that could not be removed when their connection broke; removed when the server is back.
+
+    In memory only: what a host that crashes leaves is swept after a week. Safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._places: deque[bytes] = deque(maxlen=_DEBRIS)
+
+    def leave(self, staging: bytes) -> None:
+        """It could not be removed now."""
+        self._places.append(staging)
+
+    def clear(self, server: Server, claims: Claims) -> None:
+        """Remove what lies here. Raises Unavailable; what is left then stays noted."""
+        while self._places:
+            try:
+                staging = self._places.popleft()
+            except IndexError:
+                return  # another thread was faster
+            try:
+                claims.discard(server, staging)
+            except WormfsError:
+                self._places.append(staging)
+                raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +81,7 @@ class Target:
     server: Callable[[Session], Server]
     claim: Callable[[Server, bytes, Key], bool]
     committed: Callable[[Key, Record], ObjectInfo]
+    debris: Debris
     verify: bool
 
 
@@ -74,7 +104,8 @@ class FtpTransfer:
 
     def advance(self, spooled: BinaryIO, ready_bytes: int) -> None:
         with self._lock:
-            if self._ahead is Ahead.OVER or ready_bytes - self._sent_bytes < STREAM_FROM_BYTES:
+            # One that may have arrived is looked for first, and nothing is sent beside that.
+            if self._look_first or self._ahead is Ahead.OVER or ready_bytes - self._sent_bytes < STREAM_FROM_BYTES:
                 return
             try:
                 if self._stream is None and not self._open_ahead():
@@ -228,7 +259,10 @@ class FtpTransfer:
                 )
             return done
         self._staging = None
-        return self._finish(server, Claim(self._key, record))
+        info = self._finish(server, Claim(self._key, record))
+        with contextlib.suppress(WormfsError):
+            self._target.debris.clear(server, self._target.claims)
+        return info
 
     def _arrived_before(self, record: Record) -> ObjectInfo | None:
         """Ours, finished now if need be. ``None``: the name is free. Raises AlreadyExists."""
@@ -261,14 +295,25 @@ class FtpTransfer:
     # Ends
 
     def abort(self) -> None:
-        with self._lock, contextlib.suppress(WormfsError):
+        with self._lock:
             self._release()
-            if self._staging is not None:
+            staging, self._staging = self._staging, None
+            if staging is None:
+                return
+            try:
                 with self._target.pool.session() as session:
-                    self._discard(self._target.server(session))
+                    self._target.claims.discard(self._target.server(session), staging)
+            except WormfsError:
+                self._target.debris.leave(staging)
 
     def _discard(self, server: Server) -> None:
+        """What is staged is of no use any more."""
         staging, self._staging = self._staging, None
         self._sent_bytes = 0
-        if staging is not None:
+        if staging is None:
+            return
+        try:
             self._target.claims.discard(server, staging)
+        except WormfsError:
+            self._target.debris.leave(staging)
+            raise
