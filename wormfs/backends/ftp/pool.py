@@ -74,7 +74,8 @@ class Pool:
         while True:
             session = self._idle_or_room(deadline)
             if session is not None:
-                if clock.monotonic() - session.idle_since < _TRUSTED_IDLE_S or session.alive():
+                rested_s = clock.monotonic() - session.idle_since
+                if session.quiet() and (rested_s < _TRUSTED_IDLE_S or session.alive()):
                     return session
                 self._dispose(session)
                 continue

@@ -239,11 +239,20 @@ class Session:
             raise Unavailable(f"the connection broke: {_reason(error)}", backend=self._backend) from error
         except (ftplib.Error, ValueError) as error:
             self.broken = True
-            message = f"the server's answer is no reply of FTP ({type(error).__name__})"
-            raise BackendFault(message, backend=self._backend) from error
+            message = f"the server's answer is no reply of FTP, or was cut off ({type(error).__name__})"
+            raise Unavailable(message, backend=self._backend) from error
         except BaseException:
             self.broken = True
             raise
+
+    def quiet(self) -> bool:
+        """Whether nothing has come from the server unasked: a goodbye (421) or the end of the connection."""
+        sock = self._ftp.sock
+        if sock is None or self.broken:
+            return False
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return not poll.poll(0)
 
     def alive(self) -> bool:
         """Whether the server still answers; a session that waited long may have been closed."""
