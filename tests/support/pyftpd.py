@@ -37,31 +37,17 @@ def quota_dtp(base: type[Any], quota_bytes: int) -> type[Any]:
     return QuotaDTP
 
 
-def damaging_dtp(base: type[Any]) -> type[Any]:
-    class DamagingDTP(base):  # type: ignore[misc]
-        """Changes a byte of each larger piece that it stores."""
+class Damaged:
+    """A file that changes a byte of each larger piece that it stores."""
 
-        def handle_read(self) -> None:
-            write = self.file_obj.write if self.file_obj is not None else None
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
-            class Wrong:
-                name = getattr(self.file_obj, "name", "")
-                closed = False
+    def write(self, chunk: bytes) -> None:
+        self._file.write(chunk[:-1] + b"?" if len(chunk) > 1000 else chunk)
 
-                @staticmethod
-                def write(chunk: bytes) -> None:
-                    assert write is not None
-                    write(chunk[:-1] + b"?" if len(chunk) > 1000 else chunk)
-
-            original, self.file_obj = self.file_obj, Wrong()
-            try:
-                super().handle_read()
-            finally:
-                self.file_obj = original
-
-        handle_read_event = handle_read
-
-    return DamagingDTP
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def filesystem(options: dict[str, Any]) -> type[AbstractedFS]:
@@ -69,6 +55,10 @@ def filesystem(options: dict[str, Any]) -> type[AbstractedFS]:
         def getsize(self, path: str) -> int:
             size: int = super().getsize(path)
             return size + int(options.get("lie", 0))
+
+        def open(self, filename: str, mode: str) -> Any:
+            file = super().open(filename, mode)
+            return Damaged(file) if options.get("damage") and "r" not in mode else file
 
         def rename(self, src: str, dst: str) -> None:
             if options.get("merges") and os.path.isdir(src) and os.path.isdir(dst):
@@ -111,8 +101,6 @@ def handler(options: dict[str, Any]) -> type[Any]:
         Handler.tls_data_required = True
     if "quota_bytes" in options:
         Handler.dtp_handler = quota_dtp(Handler.dtp_handler, options["quota_bytes"])
-    if options.get("damage"):
-        Handler.dtp_handler = damaging_dtp(Handler.dtp_handler)
     if not options.get("mlsd", True):
         Handler.proto_cmds = {
             name: facts for name, facts in Handler.proto_cmds.items() if name not in ("MLSD", "MLST")
