@@ -83,7 +83,7 @@ def make_certificate(directory: Path) -> Certificate:
     )  # fmt: skip
     key, chain, both = directory / "server.key", directory / "server.pem", directory / "both.pem"
     subprocess.run(
-        [*run, "-keyout", key, "-out", chain, "-days", "30", "-subj", "/CN=localhost",
+        [*run, "-keyout", key, "-out", chain, "-days", "30", "-subj", "/CN=ftp test",
          "-CA", ca, "-CAkey", ca_key,
          "-addext", "subjectAltName=IP:127.0.0.1",
          "-addext", "basicConstraints=critical,CA:FALSE"],

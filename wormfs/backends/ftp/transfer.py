@@ -105,7 +105,11 @@ class FtpTransfer:
     def advance(self, spooled: BinaryIO, ready_bytes: int) -> None:
         with self._lock:
             # One that may have arrived is looked for first, and nothing is sent beside that.
-            if self._look_first or self._ahead is Ahead.OVER or ready_bytes - self._sent_bytes < STREAM_FROM_BYTES:
+            if (
+                self._look_first
+                or self._ahead is Ahead.OVER
+                or ready_bytes - self._sent_bytes < STREAM_FROM_BYTES
+            ):
                 return
             try:
                 if self._stream is None and not self._open_ahead():
