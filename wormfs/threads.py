@@ -8,11 +8,14 @@ becomes of the work that goes on.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
+import outcome
 import trio
 
 Result = TypeVar("Result")
@@ -45,6 +48,67 @@ async def run_abandonable(
     Only for work without consequences, such as asking a mount that may hang.
     """
     return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)
+
+
+class Stuck(Exception):
+    """A thread has not come to the point in time, and is left alone."""
+
+
+class Claim:
+    """Decides once between a thread that may be stuck and the event loop that loses patience with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether the caller is the first to take it. From any thread; does not block."""
+        return self._lock.acquire(blocking=False)
+
+
+async def run_claiming(
+    function: Callable[[*Arguments], Result],
+    *arguments: *Arguments,
+    claim: Claim,
+    patience_s: float,
+    limiter: trio.CapacityLimiter,
+) -> Result:
+    """Call ``function`` in a thread. It first looks at something that may hang, then takes ``claim``
+    and, only if that is granted, does what has consequences.
+
+    Once it has the claim it is waited for, cancelled or not. If it has not within ``patience_s`` seconds, or
+    when the caller is cancelled before, the claim is taken away from it, the thread is left alone, and
+    its place under ``limiter`` is free again.
+
+    Raises Stuck then, trio.Cancelled, and whatever ``function`` raises.
+    """
+    place = object()
+    await limiter.acquire_on_behalf_of(place)
+    task, loop = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+    left_alone = False
+
+    def finish(result: outcome.Outcome[Result]) -> None:
+        if not left_alone:
+            limiter.release_on_behalf_of(place)
+            trio.lowlevel.reschedule(task, result)
+
+    def deliver(result: outcome.Outcome[Result]) -> None:
+        # After the end of the loop nobody waits any more.
+        with contextlib.suppress(trio.RunFinishedError):
+            loop.run_sync_soon(finish, result)
+
+    def abort(_: object) -> trio.lowlevel.Abort:
+        nonlocal left_alone
+        if not claim.take():
+            return trio.lowlevel.Abort.FAILED
+        left_alone = True
+        limiter.release_on_behalf_of(place)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    trio.lowlevel.start_thread_soon(functools.partial(function, *arguments), deliver)
+    with trio.move_on_after(patience_s):
+        result: Result = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
+    raise Stuck
 
 
 def from_thread(function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:

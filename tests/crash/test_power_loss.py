@@ -33,7 +33,7 @@ DETECTED = {
     "spool.quarantine.receive:sync_directory in write_file_durably": "at once",
     "spool.quarantine.receive:sync_file in write_file_durably": "at once",
     "spool.recordfile.write_durably:sync_data": "at once",
-    "spool.sealing.seal:sync_file": "at once",
+    "spool.sealing._sync_data:sync_file": "at once",
     "spool.sealing.settle:sync_file": "settling",
     "spool.sealing.sync:sync_file": "at once",
     "spool.store._check_format:sync_file in write_file_durably": "settling",

@@ -15,9 +15,10 @@ import pytest
 
 from tests.crash.archive import local_backend, visible
 from tests.support.daemon import Daemon, daemons
+from tests.support.faulty import FaultyBackend
 from tests.support.inprocess import Host, options
 from wormfs import durability
-from wormfs.errors import BackendFault, OutOfSpace, WormfsError
+from wormfs.errors import BackendFault, OutOfSpace, Unavailable, WormfsError
 from wormfs.fs.stack import StackOptions
 from wormfs.model import Key
 
@@ -58,8 +59,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> FailingSync:
     return FailingSync(monkeypatch)
 
 
-@pytest.mark.parametrize("settle_s", [0.0, 10.0])
-@pytest.mark.parametrize("what", ["sync_file", "sync_data"])
+@pytest.mark.parametrize(("what", "settle_s"), [("sync_file", 0.0), ("sync_file", 10.0), ("sync_data", 10.0)])
 def test_a_sync_that_fails_at_close_is_told_and_the_file_never_published(
     what: str, settle_s: float, failing: FailingSync, tmp_path: Path
 ) -> None:
@@ -81,6 +81,25 @@ def test_a_sync_that_fails_at_close_is_told_and_the_file_never_published(
     with hosted(tmp_path) as host:
         assert visible(tmp_path) == {b"file": b"the name is free"}
         assert host.quarantined() == {b"file": b"content"}
+
+
+def test_a_journal_that_does_not_sync_when_the_backend_is_down_too_is_told(
+    failing: FailingSync, tmp_path: Path
+) -> None:
+    """What is published at once needs no durable promise; what is not gets none here."""
+    backend = FaultyBackend(local_backend(tmp_path), inline=True)
+    host = Host(backend, settings=options()).start()
+    file = host.create(b"file")
+    host.write(file, b"content")
+    backend.faults.fail("publish", Unavailable("down"), times=1)
+    failing.only, failing.times = {"sync_data"}, 1
+    with pytest.raises(BackendFault):
+        host.close(file)
+    assert failing.times == 0
+    assert host.quarantined() == {b"file": b"content"}
+    host.store(b"file", b"the name is free")
+    assert visible(tmp_path) == {b"file": b"the name is free"}
+    host.stop()
 
 
 def test_a_disk_that_fails_for_good_frees_the_name_and_publishes_nothing(

@@ -54,6 +54,17 @@ LONG_S = 86400.0
 """A record does not change; the kernel need not ask again today."""
 
 
+NEW_S = 0.02
+"""Long enough that the kernel does not ask for the attributes of a file that it has just been told."""
+
+
+def of_new(inode: int, entry: Entry) -> Attributes:
+    """A file that this very request has made."""
+    attributes = of_entry(inode, entry)
+    attributes.cache_s = NEW_S
+    return attributes
+
+
 def of_entry(inode: int, entry: Entry) -> Attributes:
     """A file on its way. It looks writable only as long as it is."""
     mode = entry.mode if entry.state.changeable else entry.mode & ~WRITE_BITS

@@ -21,8 +21,6 @@ from wormfs.worm.lifecycle import EntryState
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 2.0
-
 
 class Closing:
     """Decides at FLUSH and RELEASE of files that are written."""
@@ -37,15 +35,14 @@ class Closing:
         async with entry.closing:
             if entry.state is not EntryState.WRITING or entry.writer is not writer:
                 return
-            seen: list[Verdict] = []
-
-            def is_last() -> bool:
-                """In a thread, in the same trip that then seals."""
-                seen.append(self._inspect(handle))
-                return isinstance(seen[0], LastClose) and writer.failed is None
-
-            committed = await self._spool.close(entry, is_last)
-            await self._after(handle, seen[0])
+            question = _Question(handle)
+            try:
+                committed = await self._spool.close(entry, question)
+            except threads.Stuck:
+                # Some of /proc waits for locks that a process may hold while it waits for another file
+                # system, a dead one perhaps: that must not hold up a close here.
+                question.verdict = Unclear()
+            await self._after(handle, question.verdict)
         if committed is not None:
             # Outside the lock: whoever asks for this file meanwhile gets an answer.
             await committed()
@@ -89,9 +86,14 @@ class Closing:
             except WormfsError as error:
                 log.warning("%s: not committed at the end of writing: %s", show(entry.key), error)
 
-    @staticmethod
-    def _inspect(handle: WriteHandle) -> Verdict:
-        file = OpenFile(
+
+class _Question:
+    """Asked by the thread that is going to seal: was it the last close, of a writer that ended well?"""
+
+    patience_s = 2.0
+
+    def __init__(self, handle: WriteHandle):
+        self._file = OpenFile(
             pid=handle.writer.pid,
             opened_boot_s=handle.writer.opened_boot_s,
             inode=handle.inode,
@@ -99,9 +101,14 @@ class Closing:
             shared_before=handle.writer.shared_before,
             mappable=handle.writer.mappable,
         )
-        try:
-            # Some of /proc waits for locks that a process may hold while it waits for another file system,
-            # a dead one perhaps: that must not hold up a close here.
-            return threads.within(_PATIENCE_S, holders.inspect, file)
-        except TimeoutError:
-            return Unclear()
+        self._failed_before = handle.writer.failed is not None
+        self.claim = threads.Claim()
+        self.verdict: Verdict = Unclear()
+
+    def is_last(self) -> bool:
+        """In the thread, once. No when the answer came too late: somebody else goes on with the file."""
+        verdict = holders.inspect(self._file)
+        if not self.claim.take():
+            return False
+        self.verdict = verdict
+        return isinstance(verdict, LastClose) and not self._failed_before

@@ -240,7 +240,7 @@ class FileSystem:
         inode = self._inodes.remember(parent, name)
         self._inodes.node(inode).content = None
         handle = self._handles.add(WriteHandle(entry, inode, writer))
-        return Opened(handle, keep_cache=True), attributes.of_entry(inode, entry)
+        return Opened(handle, keep_cache=True), attributes.of_new(inode, entry)
 
     def _writer(self, caller: Caller, flags: int, *, exclusive: bool) -> Writer:
         return Writer(

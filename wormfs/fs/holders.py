@@ -31,6 +31,7 @@ from typing import Final
 
 _PF_EXITING: Final = 0x4
 _MAX_DESCENDANTS: Final = 4096
+_READ_BYTES: Final = 4096
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _START_TOLERANCE_S: Final = 1.0
 
@@ -171,6 +172,19 @@ class _Executing(Exception):
     """A process is inside execve(2) and cannot be looked at without waiting for it."""
 
 
+def _read(path: str) -> bytes:
+    """All of a small file of /proc. Every close waits for this, so without Python's file objects."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = chunk = os.read(fd, _READ_BYTES)
+        while len(chunk) == _READ_BYTES:
+            chunk = os.read(fd, _READ_BYTES)
+            text += chunk
+        return text
+    finally:
+        os.close(fd)
+
+
 def _must_not_be_executing(pid: int) -> None:
     """Raise _Executing where looking at a process could end in a deadlock.
 
@@ -181,8 +195,7 @@ def _must_not_be_executing(pid: int) -> None:
     which sees it.
     """
     try:
-        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
-            pages = file.read(256).split()  # size, resident, shared, text, ...
+        pages = _read(f"/proc/{pid}/statm").split()  # size, resident, shared, text, ...
     except (FileNotFoundError, ProcessLookupError):
         return
     if pages and pages[0] != b"0" and pages[3] == b"0":
@@ -212,8 +225,7 @@ class _Task:
 def _read_task(pid: int) -> _Task | None:
     _must_not_be_executing(pid)
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read(2048)
+        text = _read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     command, _, rest = text.partition(b"(")[2].rpartition(b")")
@@ -285,8 +297,7 @@ def _children(pid: int) -> list[int]:
     children: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
-                children.extend(int(word) for word in file.read(1 << 20).split())
+            children.extend(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
     except (FileNotFoundError, ProcessLookupError):
         return children
     return children
@@ -333,12 +344,11 @@ def _may_write(pid: int, fd: str, inode: int) -> bool:
     """
     writes = found = False
     try:
-        with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
-            for line in file.read(4096).splitlines():
-                if line.startswith(b"flags:"):
-                    writes = int(line[6:], 8) & os.O_ACCMODE != os.O_RDONLY
-                elif line.startswith(b"ino:"):
-                    found = int(line[4:]) == inode
+        for line in _read(f"/proc/{pid}/fdinfo/{fd}").splitlines():
+            if line.startswith(b"flags:"):
+                writes = int(line[6:], 8) & os.O_ACCMODE != os.O_RDONLY
+            elif line.startswith(b"ino:"):
+                found = int(line[4:]) == inode
     except FileNotFoundError:
         return False
     return found and writes
@@ -356,10 +366,9 @@ def _descriptors_under_way(pid: int, fd: str) -> int | None:
     ("scm_fds:" stands in fdinfo of unix sockets only, since Linux 5.5.)
     """
     try:
-        with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
-            for line in file.read(4096).splitlines():
-                if line.startswith(b"scm_fds:"):
-                    return int(line[8:])
+        for line in _read(f"/proc/{pid}/fdinfo/{fd}").splitlines():
+            if line.startswith(b"scm_fds:"):
+                return int(line[8:])
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None

@@ -86,7 +86,9 @@ class WormOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         opened, found = await self._fs.create(parent_inode, name, mode, flags, _caller(ctx))
-        return _file_info(opened.handle, opened.keep_cache), self._reply(found)
+        entry = self._reply(found)
+        entry.entry_timeout = 0.0
+        return _file_info(opened.handle, opened.keep_cache), entry
 
     @guarded
     async def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:

@@ -30,8 +30,8 @@ async def serve(
     """
     handshake = Handshake(mount_fuse(mountpoint, fsname=fsname))
     # Only after the handshake: the kernel sets its own default when it reads the answer to INIT.
-    loop.install(handshake, lambda: raise_read_ahead(mountpoint, READ_AHEAD_KB))
-    pyfuse3.init(operations, f"/dev/fd/{handshake.session_fd}", set())
+    served = loop.install(operations, handshake, lambda: raise_read_ahead(mountpoint, READ_AHEAD_KB))
+    pyfuse3.init(served, f"/dev/fd/{handshake.session_fd}", set())
     try:
         # The kernel queues requests from the moment of mounting, so it answers from here on.
         task_status.started()

@@ -35,6 +35,11 @@ class StreamingDigest:
         return self._frontier
 
     @property
+    def hashed_bytes(self) -> int:
+        """What has been hashed already, or is being hashed."""
+        return self._hashed
+
+    @property
     def worthwhile(self) -> bool:
         """Enough waits for ``absorb`` to be worth a thread."""
         return self._frontier - self._hashed >= AHEAD_BYTES and not self._running.locked()

@@ -48,8 +48,8 @@ def classify(entry: EntryRecord | None, size_bytes: int | None, links: int = 1) 
     Args:
         entry: what the journal says; ``None`` for a data file that no record speaks of.
         size_bytes: of the data file; ``None`` when there is none.
-        links: the names that the data file has. More than one without a record means that the bytes
-            are safe elsewhere: published, or in quarantine.
+        links: the names that the data file has. More than one means that the bytes are safe elsewhere
+            whatever the journal has forgotten: published, or in quarantine.
     """
     if entry is None:
         return Action.QUARANTINE if size_bytes and links == 1 else Action.CLEAN_UP
@@ -59,7 +59,7 @@ def classify(entry: EntryRecord | None, size_bytes: int | None, links: int = 1) 
     if entry.state.ended:
         return Action.CLEAN_UP
     if entry.state is EntryState.WRITING:
-        if size_bytes is None:
+        if size_bytes is None or links > 1:
             return Action.CLEAN_UP
         return Action.QUARANTINE if size_bytes else Action.DISCARD
     if size_bytes is None:

@@ -16,13 +16,14 @@ from wormfs.errors import WormfsError
 from wormfs.model import Record, show
 from wormfs.oserrors import translating
 from wormfs.spool.entry import Entry
-from wormfs.spool.store import SpoolStore
+from wormfs.spool.store import Slot, SpoolStore
 from wormfs.worm.lifecycle import EntryState
 
 log = logging.getLogger(__name__)
 
 _BESIDE = 16
 """Journal records that can be on their way to the disk at once."""
+_WORTH_WRITING_AHEAD_BYTES = 1 << 20
 
 
 class Sealer:
@@ -45,13 +46,42 @@ class Sealer:
         Raises OutOfSpace, Unavailable, BackendFault when the disk under the spool fails; the
         entry is then not sealed as far as a restart can see, and must not be published.
         """
+        self._fix(entry)
+        with translating(self._backend, entry.key, "seal the spool file"):
+            # Bytes and journal become durable side by side: one wait instead of two. A power loss may leave
+            # a journal that says sealed beside bytes that are not all there; therefore whoever takes an
+            # entry up after a restart compares its digest first (Committer.publish).
+            journal = self._beside.start(self._journal_durably, entry)
+            try:
+                self._sync_data(entry)
+            finally:
+                journal.result()
+
+    def seal_to_publish(self, entry: Entry) -> None:
+        """The same for an entry that is published at once, by the same thread, while the writer waits.
+
+        Its bytes are durable when it returns; that it is sealed, only as long as the machine lives. Nobody is
+        told of the file before the backend has made the name durable, and that then tells more than
+        the journal could. ``promise`` must follow if the publish fails. Raises as ``seal`` does.
+        """
+        self._fix(entry)
+        with translating(self._backend, entry.key, "seal the spool file"):
+            self._sync_data(entry)
+            _slot(entry).write(entry.journal())
+
+    def promise(self, entry: Entry) -> None:
+        """After ``seal_to_publish``: that it is sealed survives a power loss, too, when this returns."""
+        with translating(self._backend, entry.key, "seal the spool file"):
+            self._journal_durably(entry)
+
+    def _fix(self, entry: Entry) -> None:
         self._close_to_writes(entry)
         durability.step("spool.data-written")
         with translating(self._backend, entry.key, "seal the spool file"):
             now = self._clock.now_ns()
             entry.record = Record(
                 entry_id=entry.id,
-                sha256=entry.digest.finish(entry.data_fd, entry.size_bytes),
+                sha256=self._finish_digest(entry),
                 size_bytes=entry.size_bytes,
                 attributes=entry.attributes(),
                 committed_at_ns=now,
@@ -60,18 +90,19 @@ class Sealer:
             )
             if entry.transfer is not None:
                 entry.transfer.prepare(entry.spooled(), entry.record)
-            entry.settle_until_ns = None
-            entry.move(EntryState.SEALED, now)
-            assert entry.slot is not None, "an entry that has not ended has a slot"
-            # Bytes and journal become durable side by side: one wait instead of two. A power loss may leave
-            # a journal that says sealed beside bytes that are not all there; therefore whoever takes an
-            # entry up after a restart compares its digest first (Committer.publish).
-            journal = self._beside.start(entry.slot.write_durably, entry.journal())
-            try:
-                durability.sync_file(entry.data_fd)
-                durability.step("spool.data-synced")
-            finally:
-                journal.result()
+        entry.settle_until_ns = None
+        entry.move(EntryState.SEALED, now)
+
+    def _finish_digest(self, entry: Entry) -> str:
+        if entry.size_bytes - entry.digest.hashed_bytes > _WORTH_WRITING_AHEAD_BYTES:
+            # The disk writes while the processor hashes.
+            durability.begin_writeback(entry.data_fd)
+        return entry.digest.finish(entry.data_fd, entry.size_bytes)
+
+    @staticmethod
+    def _sync_data(entry: Entry) -> None:
+        durability.sync_file(entry.data_fd)
+        durability.step("spool.data-synced")
 
     def settle(self, entry: Entry, settle_s: float) -> None:
         """Closed and durable, but open to changes for ``settle_s`` seconds more."""
@@ -151,14 +182,18 @@ class Sealer:
         self.drop_transfer(entry)
 
     def _journal_durably(self, entry: Entry) -> None:
-        assert entry.slot is not None, "an entry that has not ended has a slot"
-        entry.slot.write_durably(entry.journal())
+        _slot(entry).write_durably(entry.journal())
 
     @staticmethod
     def _drop_transfer(entry: Entry) -> None:
         transfer, entry.transfer = entry.transfer, None
         if transfer is not None:
             abort_quietly(transfer)
+
+
+def _slot(entry: Entry) -> Slot:
+    assert entry.slot is not None, "an entry that has not ended has a slot"
+    return entry.slot
 
 
 def abort_quietly(transfer: Transfer) -> None:

@@ -17,10 +17,11 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
-from wormfs import threads
+from wormfs import durability, threads
 from wormfs.backends.base import Backend
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
@@ -54,6 +55,7 @@ _SETTLE_STEP_S = 0.02
 _SETTLE_AGAIN_S = 0.2
 _ORDINARY_KEY_BYTES = 256
 """Without attributes, the journal of a name up to this long fits every record file; a test holds it."""
+_WORTH_HASHING_BYTES = 64 << 10
 _THREADS = 32
 """Closes that can be sealed at once; the disk under the spool is the same for all."""
 
@@ -74,6 +76,24 @@ class Closed:
 
     published: Published | Conflict | None = None
     error: WormfsError | None = None
+
+
+class Question(Protocol):
+    """Whether a close is the last. Answering may hang; ``is_last`` takes ``claim`` before it says yes."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long an answer may take."""
+        ...
+
+    @property
+    def claim(self) -> threads.Claim:
+        """Taken by ``is_last``, or by whoever waited for it too long."""
+        ...
+
+    def is_last(self) -> bool:
+        """Blocks; from a thread, once."""
+        ...
 
 
 class Spool:
@@ -275,9 +295,8 @@ class Spool:
         except WormfsError as error:
             entry.write_error = error
             raise
-        if entry.digest.worthwhile and not entry.hashing_ahead:
-            entry.hashing_ahead = True
-            self._nursery.start_soon(self._absorb_ahead, entry)
+        if entry.digest.worthwhile:
+            self._hash_ahead(entry)
         return len(data)
 
     def _write_all(self, entry: Entry, offset: int, data: bytes) -> None:
@@ -295,6 +314,11 @@ class Spool:
         except OSError as error:
             raise translated(error, self._backend.name, entry.key, "write to the spool") from error
 
+    def _hash_ahead(self, entry: Entry) -> None:
+        if not entry.hashing_ahead:
+            entry.hashing_ahead = True
+            self._nursery.start_soon(self._absorb_ahead, entry)
+
     async def _absorb_ahead(self, entry: Entry) -> None:
         try:
             await threads.run(self._absorb, entry, limiter=self._hashers)
@@ -311,6 +335,8 @@ class Spool:
             return
         try:
             ready_bytes = entry.digest.absorb(fd)
+            # Close will have to wait for the disk: let it begin now.
+            durability.begin_writeback(fd)
             if entry.transfer is not None and self._options.settle_s == 0:
                 self._advance(entry, ready_bytes)
         finally:
@@ -350,6 +376,9 @@ class Spool:
         """Make what has been written so far durable here. Does not seal."""
         if entry.write_error is not None:
             raise entry.write_error
+        if entry.digest.frontier_bytes > entry.digest.hashed_bytes + _WORTH_HASHING_BYTES:
+            # A close is likely to follow; meanwhile it is the disk that is busy.
+            self._hash_ahead(entry)
         async with entry.closing:
             await self.sync_closed(entry)
 
@@ -444,10 +473,11 @@ class Spool:
 
     # The end of writing
 
-    async def close(self, entry: Entry, is_last: Callable[[], bool] | None = None) -> Waiting | None:
+    async def close(self, entry: Entry, question: Question | None = None) -> Waiting | None:
         """No descriptor is left and the writer did not fail: settle, or seal and commit.
 
-        ``is_last`` is asked first, in the same trip to a thread; if it says no, nothing happens.
+        ``question`` is asked first, in the same trip to a thread; if it says no, nothing happens, and
+        neither if it has no answer in time (threads.Stuck).
         Returns None when nothing is to be waited for: it was not the last close, or the settle window has
         begun, durably. Else what to await: it returns when the backend holds the file, raises
         Unavailable after ``commit_timeout_s`` (the entry then stays in the spool and is tried for
@@ -460,7 +490,9 @@ class Spool:
         if publish:
             self.committer.enter(entry)
         try:
-            closed = await threads.run(self._close, entry, is_last, publish, limiter=self._limiter)
+            closed = await self._close_in_thread(entry, question, publish)
+        except threads.Stuck:
+            raise
         except Exception as error:
             raise await self._not_sealed(entry, error) from error
         finally:
@@ -475,8 +507,16 @@ class Spool:
         self._hand_over(entry, closed)
         return lambda: self._committed(entry, deadline)
 
-    def _close(self, entry: Entry, is_last: Callable[[], bool] | None, publish: bool) -> Closed | None:
-        if is_last is not None and not is_last():
+    async def _close_in_thread(self, entry: Entry, question: Question | None, publish: bool) -> Closed | None:
+        if question is None:
+            return await threads.run(self._close, entry, None, publish, limiter=self._limiter)
+        return await threads.run_claiming(
+            self._close, entry, question, publish,
+            claim=question.claim, patience_s=question.patience_s, limiter=self._limiter,
+        )  # fmt: skip
+
+    def _close(self, entry: Entry, question: Question | None, publish: bool) -> Closed | None:
+        if question is not None and not question.is_last():
             return None
         if entry.write_error is not None:
             raise entry.write_error
@@ -487,17 +527,20 @@ class Spool:
         return self._seal_and_publish(entry, publish)
 
     def _seal_and_publish(self, entry: Entry, publish: bool) -> Closed:
-        self._sealer.seal(entry)
         if not publish:
+            self._sealer.seal(entry)
             return Closed()
+        self._sealer.seal_to_publish(entry)
         try:
             return Closed(published=self.committer.publish(entry))
         except Conflict as conflict:
             return Closed(published=conflict)
         except WormfsError as error:
-            return Closed(error=error)
+            failure = error
         except Exception as error:  # noqa: BLE001 (logged there; a bug in a driver must not cost a byte)
-            return Closed(error=self.committer.unforeseen(entry, error))
+            failure = self.committer.unforeseen(entry, error)
+        self._sealer.promise(entry)
+        return Closed(error=failure)
 
     def _hand_over(self, entry: Entry, closed: Closed) -> None:
         """On the event loop: a sealed entry has its end, or the committer goes on with it."""

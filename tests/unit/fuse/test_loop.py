@@ -1,0 +1,153 @@
+"""Who reads the next request, and when the turn is passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+
+from wormfs.fuse.loop import _served, _Turn
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class Operations(pyfuse3.Operations):
+    """Handlers that answer at once, wait, or fail."""
+
+    enable_acl = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = trio.Event()
+        self.cancelled = False
+
+    async def getattr(self, inode: Any, ctx: Any) -> Any:
+        return inode + 1
+
+    async def flush(self, fh: Any) -> None:
+        try:
+            await self.let_go.wait()
+        except trio.Cancelled:
+            self.cancelled = True
+            raise
+
+    async def fsync(self, fh: Any, datasync: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        raise pyfuse3.FUSEError(fh)
+
+
+@pytest.fixture
+def turn() -> _Turn:
+    return _Turn()
+
+
+def step(call: Awaitable[Any]) -> Any:
+    """The value of a handler that answers at once."""
+    running = _await(call)
+    with pytest.raises(StopIteration) as done:
+        running.send(None)
+    return done.value.value
+
+
+def test_what_is_no_handler_is_there_as_it_was(turn: _Turn) -> None:
+    served = _served(Operations(), turn)
+    assert served.enable_acl is False
+    assert served.supports_dot_lookup is Operations.supports_dot_lookup
+    assert {name for name in dir(pyfuse3.Operations) if not name.startswith("_")} <= set(vars(served))
+
+
+def test_a_handler_that_answers_at_once_keeps_the_turn(turn: _Turn) -> None:
+    served = _served(Operations(), turn)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            async with turn:
+                nursery.start_soon(_enter, turn, took := trio.Event())
+                await trio.testing.wait_all_tasks_blocked()
+            assert step(cast("Awaitable[Any]", served.getattr(7, None))) == 8
+            await trio.testing.wait_all_tasks_blocked()
+            assert not took.is_set()
+            turn.pass_on()
+            await took.wait()
+
+    trio.run(main)
+
+
+async def _enter(turn: _Turn, took: trio.Event) -> None:
+    async with turn:
+        took.set()
+
+
+def test_a_handler_that_waits_passes_the_turn_on_and_is_counted(turn: _Turn) -> None:
+    operations = Operations()
+    served = _served(operations, turn)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            async with turn:
+                nursery.start_soon(_enter, turn, took := trio.Event())
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(_await, served.flush(1))
+            await took.wait()
+            assert turn.handlers_waiting == 1
+            operations.let_go.set()
+        assert turn.handlers_waiting == 0
+
+    trio.run(main)
+
+
+def test_errors_and_cancellation_go_through(turn: _Turn) -> None:
+    operations = Operations()
+    served = _served(operations, turn)
+
+    async def main() -> None:
+        with pytest.raises(pyfuse3.FUSEError) as raised:
+            await served.fsync(5, False)
+        assert raised.value.errno == 5
+        with trio.move_on_after(0):
+            await served.flush(1)
+        assert operations.cancelled
+        assert turn.handlers_waiting == 0
+
+    trio.run(main)
+
+
+def test_at_the_end_everybody_who_waits_gets_to_see_it(turn: _Turn) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery, turn:
+            for _ in range(3):
+                nursery.start_soon(_enter, turn, trio.Event())
+            await trio.testing.wait_all_tasks_blocked()
+            turn.end()
+
+    trio.run(main)
+
+
+def test_an_error_while_reading_reaches_everybody_too(turn: _Turn) -> None:
+    async def read() -> None:
+        async with turn:
+            await trio.testing.wait_all_tasks_blocked()
+            raise trio.ClosedResourceError
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_swallow, read)
+            nursery.start_soon(_enter, turn, trio.Event())
+
+    trio.run(main)
+
+
+async def _swallow(call: Callable[[], Awaitable[None]]) -> None:
+    with pytest.raises(trio.ClosedResourceError):
+        await call()
+
+
+def test_served_is_a_plain_object(turn: _Turn) -> None:
+    assert isinstance(_served(Operations(), turn), SimpleNamespace)
