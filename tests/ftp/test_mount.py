@@ -1,4 +1,4 @@
-"""A real mount over a real FTP server: tools, Moodle's PHP, two daemons, killed servers and daemons, FTP clients."""
+"""A real mount over a real server: tools, Moodle's PHP, two daemons, kills, other FTP clients."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def examine(storage: FtpStorage, daemon: Daemon, logged: Logged) -> None:
 
 @pytest.mark.parametrize("whom", ["worker", "server"])
 def test_kill_under_load(whom: str, daemons: Callable[..., Daemon], tmp_path: Path, soak_factor: int) -> None:
-    """The worker is killed under eight writers, or the server; what close acknowledged is there afterwards."""
+    """The worker is killed under eight writers, or the server; what close acknowledged is there."""
     server = FtpServer(Kind.VSFTPD)
     storage = storages_ftp.made(server, tmp_path)
     daemon = daemons()

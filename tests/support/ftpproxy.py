@@ -1,4 +1,4 @@
-"""A ``FaultProxy`` for FTP: data connections go through it, too, because replies to PASV and EPSV name its ports.
+"""A ``FaultProxy`` for FTP: data connections go through it, too: replies to PASV and EPSV name its ports.
 
 Plain FTP only: a reply inside TLS cannot be read on its way.
 """
@@ -14,8 +14,8 @@ _EPSV = re.compile(rb"(229 [^(\r\n]*\(\|\|\|)(\d+)\|\)")
 
 
 class FtpProxy:
-    """A context manager. ``control`` takes the faults of control connections; ``data_faults`` those that every
-    data connection gets which is opened from then on."""
+    """A context manager. ``control`` takes the faults of control connections, ``data_faults`` those of every
+    data connection that is opened from then on."""
 
     def __init__(self, port: int) -> None:
         """``port``: of the server, on 127.0.0.1."""

@@ -3,8 +3,8 @@
 It prints its port and serves until it is ended. What it is asked for: ``root``, ``user``, ``password``; and
 if wanted ``port``, ``certificate`` (PEM), ``implicit``, ``connections`` (a further one gets 421),
 ``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off there with 552), ``lie``
-(SIZE tells so many bytes more), ``damage`` (stored bytes are changed), ``merges`` (a directory can be renamed onto
-another).
+(SIZE tells so many bytes more), ``damage`` (stored bytes are changed), ``merges`` (a directory can be
+renamed onto another).
 """
 
 from __future__ import annotations
