@@ -39,6 +39,9 @@ class Cutter:
         self.reached = False
         command, transfer, finish = Session.command, Session.transfer, DataStream.finish
 
+        def one_by_one(session: Session, *lines: bytes) -> list[Reply]:
+            return [session.command(line) for line in lines]
+
         def cut_command(session: Session, line: bytes) -> Reply:
             return self._step(session, lambda: command(session, line))
 
@@ -49,6 +52,8 @@ class Cutter:
             return self._step(stream._session, lambda: finish(stream))
 
         patch.setattr(Session, "command", cut_command)
+        # Cut between any two, also of those that are sent at once.
+        patch.setattr(Session, "commands", one_by_one)
         patch.setattr(Session, "transfer", cut_transfer)
         patch.setattr(DataStream, "finish", cut_finish)
 

@@ -102,6 +102,8 @@ class FtpBackend:
         )
         try:
             with pool.session() as session:
+                pool.pipelining = session.keeps_order()
+            with pool.session() as session:
                 self._prove(self.server(session))
         except BaseException as error:
             pool.close()

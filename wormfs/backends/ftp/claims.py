@@ -149,16 +149,19 @@ class Claims:
         key, size = claim.key, claim.record.size_bytes
         path = self._names.path(key)
         data = self._names.claim(key) + b"/" + DATA
-        if server.look(path) is None:
-            reply = server.rename(data, path)
+        found = server.size(path)
+        if found is None:
+            # A directory has no size; the server refuses to put a file in its place.
+            reply, found = server.move_file(data, path)
             if not reply.good and server.look(path) is None:
                 if server.size(data) is None:
                     return Outcome.LOST
                 self._must_have_parent(server, key)
                 raise server.fail(reply, key, "give the file its name")
+            if not reply.good and server.size(data) is not None:
+                return Outcome.IN_THE_WAY
         elif server.size(data) is not None:
             return Outcome.IN_THE_WAY
-        found = server.size(path)
         if found != size:
             raise BackendFault(
                 f"the server shows {found} bytes under its name, not {size}", backend=self._backend, key=key

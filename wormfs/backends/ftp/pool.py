@@ -51,6 +51,8 @@ class Pool:
         self._lendable: dict[Lendable, None] = {}
         self._streams = 0
         self._closed = False
+        self.pipelining = False
+        """Whether the server was seen to answer several commands that were sent at once."""
 
     @property
     def limit(self) -> int:
@@ -80,7 +82,9 @@ class Pool:
                 self._dispose(session)
                 continue
             try:
-                return self._connect()
+                session = self._connect()
+                session.pipelining = self.pipelining
+                return session
             except BaseException as error:
                 with self._changed:
                     self._open -= 1

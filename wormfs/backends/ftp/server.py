@@ -61,10 +61,11 @@ class Server:
                 return None
             if reply.code not in (500, 501, 502, 504):
                 raise self.fail(reply, None, "look at a name")
-        size = self.size(path)
+        sized, dated, entered = self.session.commands(b"SIZE " + path, b"MDTM " + path, b"CWD " + path)
+        size = self._size(sized)
         if size is not None:
-            return Seen(Type.FILE, size, self.mtime_ns(path) or 0)
-        return Seen(Type.DIRECTORY) if self.session.command(b"CWD " + path).good else None
+            return Seen(Type.FILE, size, _time_of(dated) or 0)
+        return Seen(Type.DIRECTORY) if entered.good else None
 
     def _mlst(self, reply: Reply, path: bytes) -> Seen:
         lines = reply.text.encode("latin-1").split(b"\n")[1:-1]
@@ -77,7 +78,9 @@ class Server:
 
     def size(self, path: bytes) -> int | None:
         """Bytes of a file; ``None`` when there is no file (a directory has none either)."""
-        reply = self.session.command(b"SIZE " + path)
+        return self._size(self.session.command(b"SIZE " + path))
+
+    def _size(self, reply: Reply) -> int | None:
         if reply.code == 213:
             word = reply.text[3:].strip()
             if word.isdecimal():
@@ -89,16 +92,13 @@ class Server:
 
     def mtime_ns(self, path: bytes) -> int | None:
         """When a file was changed last, by the server's clock; ``None`` where it does not say."""
-        reply = self.session.command(b"MDTM " + path)
-        return listing.time_ns(reply.text[3:].strip()) if reply.code == 213 else None
+        return _time_of(self.session.command(b"MDTM " + path))
 
-    def set_mtime(self, path: bytes, at_ns: int) -> None:
-        """Where the server can: MFMT, else MDTM with two arguments (vsftpd)."""
+    def _mtime_line(self, path: bytes, at_ns: int) -> bytes | None:
         text = listing.time_text(at_ns)
         if text is None:
-            return
-        word = b"MFMT " if self.can("MFMT") else b"MDTM "
-        self.session.command(word + text.encode() + b" " + path)
+            return None
+        return (b"MFMT " if self.can("MFMT") else b"MDTM ") + text.encode() + b" " + path
 
     def make_directory(self, path: bytes) -> Reply:
         return self.session.command(b"MKD " + path)
@@ -111,10 +111,24 @@ class Server:
 
     def rename(self, source: bytes, target: bytes) -> Reply:
         """The reply that ended it: 250, or the refusal."""
-        reply = self.session.command(b"RNFR " + source)
-        if reply.code != 350:
-            return reply
-        return self.session.command(b"RNTO " + target)
+        # A RNTO after a RNFR that was refused is refused, too (RFC 959: 503).
+        begun, ended = self.session.commands(b"RNFR " + source, b"RNTO " + target)
+        return ended if begun.code == 350 else begun
+
+    def move_file(self, source: bytes, target: bytes) -> tuple[Reply, int | None]:
+        """``rename``, and the size that the target has then."""
+        lines = (b"RNFR " + source, b"RNTO " + target, b"SIZE " + target)
+        begun, ended, sized = self.session.commands(*lines)
+        return (ended if begun.code == 350 else begun), self._size(sized)
+
+    def size_and_set_mtime(self, path: bytes, at_ns: int) -> int | None:
+        """``size``; and the file's time is set where the server can: MFMT, else MDTM with two arguments
+        (vsftpd)."""
+        line = self._mtime_line(path, at_ns)
+        if line is None:
+            return self.size(path)
+        sized, _ = self.session.commands(b"SIZE " + path, line)
+        return self._size(sized)
 
     # Content
 
@@ -220,6 +234,10 @@ class Server:
     def _gone(self, reply: Reply, path: bytes) -> None:
         if not reply.good and self.look(path) is not None:
             raise self.fail(reply, path, "remove a file of wormfs's own")
+
+
+def _time_of(reply: Reply) -> int | None:
+    return listing.time_ns(reply.text[3:].strip()) if reply.code == 213 else None
 
 
 def _from_copy(copy: IO[bytes], *, mlsd: bool, now_ns: int) -> Generator[Seen, None, None]:

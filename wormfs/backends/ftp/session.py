@@ -30,6 +30,7 @@ WIRE = "latin-1"
 _SEND_BYTES = 1 << 20
 _TLS_SEND_BYTES = 256 << 10
 _MAX_SMALL_BYTES = 1 << 20
+_ORDER_S = 2.0
 _LOGIN_REFUSED = (530, 421)
 
 
@@ -192,6 +193,8 @@ class Session:
         self.broken = False
         self.stream: DataStream | None = None
         """The transfer under way. Until its end no command gets an answer."""
+        self.pipelining = False
+        """Several commands may be sent at once: the pool sets it when that was proved."""
         self.idle_since = clock.monotonic()
         assert ftp.sock is not None
         ftp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -218,6 +221,42 @@ class Session:
         with self._guarded():
             self._ftp.putcmd(line.decode(WIRE))
             return self._reply()
+
+    def commands(self, *lines: bytes) -> list[Reply]:
+        """Send several lines at once, where the server was seen to keep their order, and return all replies.
+
+        Only lines that may all be sent whatever the earlier ones bring. Raises as ``command`` does.
+        """
+        if not self.pipelining:
+            return [self.command(line) for line in lines]
+        for line in lines:
+            assert b"\r" not in line and b"\n" not in line and b"\0" not in line, (
+                "never sent; validated above"
+            )
+        assert self.stream is None, "a transfer is under way"
+        with self._guarded():
+            sock = self._ftp.sock
+            assert sock is not None
+            sock.sendall(b"".join(line + b"\r\n" for line in lines))
+            return [self._reply() for _ in lines]
+
+    def keeps_order(self) -> bool:
+        """Whether three commands sent at once get three replies in their order.
+
+        A server that loses some breaks this session, after at most two seconds.
+        """
+        sock = self._ftp.sock
+        assert sock is not None
+        self.pipelining = True
+        sock.settimeout(min(_ORDER_S, self._timeout_s))
+        try:
+            codes = [reply.code for reply in self.commands(b"NOOP", b"PWD", b"NOOP")]
+        except Unavailable:
+            codes = []
+        finally:
+            sock.settimeout(self._timeout_s)
+        self.pipelining = codes == [200, 257, 200]
+        return self.pipelining
 
     def _reply(self) -> Reply:
         reply = parse(self._ftp.getmultiline())

@@ -219,7 +219,7 @@ class FtpTransfer:
         """Raises Unavailable for a wrong count after a broken connection, DigestMismatch for wrong bytes."""
         assert self._staging is not None
         data = self._staging + b"/" + DATA
-        found = server.size(data)
+        found = server.size_and_set_mtime(data, record.attributes.mtime_ns)
         if found != record.size_bytes:
             message = f"the server kept {found} of {record.size_bytes} bytes, though it said that all arrived"
             raise BackendFault(message, backend=self._target.name, key=self._key)
@@ -252,7 +252,6 @@ class FtpTransfer:
         self._upload_with_patience(spooled, record)
         server = self._target.server(self._own_session())
         staging = self._stage(server)
-        server.set_mtime(staging + b"/" + DATA, record.attributes.mtime_ns)
         server.store_small(staging + b"/" + META, encode_meta(self._key, record), self._key)
         if not self._target.claim(server, staging, self._key):
             self._discard(server)
