@@ -46,8 +46,8 @@ def test_kill_at_every_durable_step(
     step: str, count: int, daemons: Callable[..., Daemon], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     daemon = daemons()
-    # Immutable, or one of the steps would not be reached. And only what does not become a record at once needs
-    # a durable promise that it will.
+    # Immutable, or one of the steps would not be reached. And only what does not become a record at once
+    # needs a durable promise that it will.
     settle = "50ms" if step == "spool.sealed-synced" else "0s"
     daemon.write_config(
         {
