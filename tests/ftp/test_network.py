@@ -26,6 +26,7 @@ from tests.support.faultproxy import (
 from tests.support.ftpproxy import FtpProxy
 from wormfs.backends.base import Backend
 from wormfs.backends.ftp.backend import FtpBackend
+from wormfs.backends.ftp.transfer import RESUME_FROM_BYTES
 from wormfs.errors import AlreadyExists, NotFound, Unavailable, WormfsError
 from wormfs.model import Key, Record
 
@@ -232,3 +233,19 @@ def test_nothing_stays_behind_when_the_server_is_back(
     assert [name for name in storage.hidden() if name.startswith(("s/", "e/"))] == []
     with pytest.raises(NotFound):
         backend.stat(KEY)
+
+
+def test_a_large_upload_that_breaks_goes_on_where_it_was(
+    storage: FtpStorage, proxy: FtpProxy, backend: Backend
+) -> None:
+    content = random.Random(6).randbytes(1 << 20) * (RESUME_FROM_BYTES // (1 << 20) + 16)
+    record = make_record(content)
+    limit = (LimitData(RESUME_FROM_BYTES + (8 << 20)), Direction.UP)
+    proxy.data_faults.append(limit)
+    with spooled(storage, content) as file:
+        transfer = backend.begin(KEY)
+        transfer.publish(file, record)
+    assert storage.plain(KEY) == content
+    assert backend.record(KEY) == record
+    # Had it begun again, it would have broken at the same place again, three times.
+    assert proxy.data_connections <= 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from tests.conformance import storages_ftp
 from tests.conformance.drivers import make_record, spooled, store
 from tests.conformance.storages_ftp import FtpStorage
-from tests.support.ftpservers import FtpServer, Kind, Security
+from tests.support.ftpservers import UID, USER, FtpServer, Kind, Security, program
 from wormfs.backends.base import Guarantee
 from wormfs.backends.ftp.backend import FtpBackend
 from wormfs.config.secret import Secret, SecretSource
@@ -27,7 +28,7 @@ from wormfs.errors import (
     Unavailable,
     WormfsError,
 )
-from wormfs.model import ROOT, DirectoryAttributes, Key
+from wormfs.model import ROOT, DirectoryAttributes, Key, Space
 
 KEY = Key(b"exam.zip")
 CONTENT = bytes(range(256)) * 40_000
@@ -279,3 +280,89 @@ def test_a_directory_that_does_not_exist_is_not_made(start: Start, tmp_path: Pat
     with pytest.raises(SettingsError, match="directory"):
         started(storage, directory="/elsewhere")
     assert not (storage.files / "elsewhere").exists()
+
+
+# What servers tell, and what wormfs does at a start
+
+
+@pytest.mark.parametrize("make", ["vsftpd", "proftpd", "pureftpd", "pyftpdlib"])
+def test_the_clock_of_the_server(tmp_path: Path, make: str) -> None:
+    storage = getattr(storages_ftp, make)(tmp_path)
+    backend = started(storage)
+    now_ns = backend.time_ns()
+    assert now_ns is not None
+    assert abs(now_ns - time.time_ns()) < 5_000_000_000
+    assert [name for name in storage.hidden() if name.startswith("s/")] == []
+    backend.close()
+    storage.remove()
+
+
+def test_what_hosts_left_on_its_way_is_swept_after_a_week(start: Start, tmp_path: Path) -> None:
+    storage = storages_ftp.made(start(Kind.VSFTPD), tmp_path)
+    started(storage).close()
+    for name, days in (("old", 8), ("recent", 6)):
+        place = storage.root / ".wormfs" / "s" / name
+        place.mkdir()
+        (place / "data").write_bytes(b"x")
+        at = time.time() - days * 86400
+        os.utime(place / "data", (at, at))
+        os.utime(place, (at, at))
+        for path in (place, place / "data"):
+            os.chown(path, UID, UID)
+    started(storage).close()
+    assert {path.name for path in (storage.root / ".wormfs" / "s").iterdir()} == {"recent"}
+
+
+@pytest.mark.parametrize("kind", [Kind.VSFTPD, Kind.PYFTPDLIB])
+def test_active_mode(start: Start, tmp_path: Path, kind: Kind) -> None:
+    storage = storages_ftp.made(start(kind), tmp_path)
+    backend = started(storage, passive=False)
+    store(storage, backend, KEY, CONTENT)
+    assert read_all(backend, KEY) == CONTENT
+    assert [info.key for info in backend.list(ROOT)] == [KEY]
+    backend.close()
+
+
+def test_free_space_by_site_quota(start: Start, tmp_path: Path) -> None:
+    server = start(Kind.PROFTPD)
+    server.kill()
+    tables = {"limit": server.home / "limits", "tally": server.home / "tallies"}
+    tool = ["perl", program("sbin/ftpquota")]
+    for kind, path in tables.items():
+        subprocess.run([*tool, "--create-table", f"--type={kind}", f"--table-path={path}"], check=True)
+    subprocess.run(
+        [*tool, "--add-record", "--type=limit", f"--table-path={tables['limit']}", f"--name={USER}",
+         "--quota-type=user", "--limit-type=hard", "--bytes-upload=15", "--units=Mb"],
+        check=True,
+    )  # fmt: skip
+    server.extra["lines"] = [
+        "QuotaEngine on", f"QuotaLimitTable file:{tables['limit']}",
+        f"QuotaTallyTable file:{tables['tally']}",
+        "QuotaShowQuotas on",
+    ]  # fmt: skip
+    server.start()
+    storage = storages_ftp.made(server, tmp_path)
+    backend = started(storage)
+    before = backend.space()
+    assert before.total_bytes == 15 << 20
+    store(storage, backend, KEY, CONTENT)
+    after = backend.space()
+    assert before.free_bytes is not None and after.free_bytes is not None
+    assert before.free_bytes - after.free_bytes >= len(CONTENT)
+    with spooled(storage, CONTENT) as file:
+        transfer = backend.begin(Key(b"too much.zip"))
+        with pytest.raises(OutOfSpace):
+            transfer.publish(file, make_record(CONTENT))
+        transfer.abort()
+    backend.close()
+
+
+def test_capacity_minus_what_is_there(start: Start, tmp_path: Path) -> None:
+    storage = storages_ftp.made(start(), tmp_path)
+    (storage.root / "below").mkdir()
+    storage.place_foreign(Key(b"below/foreign"), b"x" * 1000)
+    backend = started(storage, capacity_bytes=1_000_000)
+    assert backend.space() == Space(1_000_000, 999_000)
+    store(storage, backend, KEY, b"y" * 500)
+    assert backend.space() == Space(1_000_000, 998_500)
+    backend.close()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from wormfs import clock
-from wormfs.backends.ftp.session import LoginRefused, Session
+from wormfs.backends.ftp.session import LoginRefused, Session, TooManyConnections
 from wormfs.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Pool:
                     self._open -= 1
                     others = self._open
                     self._changed.notify()
-                if not isinstance(error, LoginRefused) or not others:
+                if not isinstance(error, LoginRefused | TooManyConnections) or not others:
                     raise
                 self._lower(others)
 

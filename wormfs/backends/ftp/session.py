@@ -31,11 +31,14 @@ _SEND_BYTES = 1 << 20
 _TLS_SEND_BYTES = 256 << 10
 _MAX_SMALL_BYTES = 1 << 20
 _ORDER_S = 2.0
-_LOGIN_REFUSED = (530, 421)
 
 
 class LoginRefused(AccessDenied):
-    """The server does not let this user in now: wrong password, or too many connections."""
+    """The server does not let this user in: a wrong password, or (530 at some) too many connections."""
+
+
+class TooManyConnections(Unavailable):
+    """The server takes no further connection now (421)."""
 
 
 def connector(backend: str, options: FtpOptions) -> Callable[[], Session]:
@@ -77,16 +80,15 @@ def _connecting(backend: str, options: FtpOptions) -> Iterator[None]:
         ) from error
     except ftplib.error_perm as error:
         reply = parse(error.args[0])
-        if reply.code in _LOGIN_REFUSED:
+        if reply.code == 530:
             message = f"{where} refuses the login of {options.user}: {reply.shown}"
             raise LoginRefused(message, backend=backend) from None
         raise failure(reply, backend, None, f"log in at {where}") from None
     except ftplib.error_temp as error:
         reply = parse(error.args[0])
-        if reply.code in _LOGIN_REFUSED:
-            raise LoginRefused(
-                f"{where} takes no further connection: {reply.shown}", backend=backend
-            ) from None
+        if reply.code == 421:
+            message = f"{where} takes no further connection: {reply.shown}"
+            raise TooManyConnections(message, backend=backend) from None
         raise failure(reply, backend, None, f"log in at {where}") from None
     except (OSError, EOFError, ftplib.Error, ValueError) as error:
         # Never the exception's own text alone: some hold the command that failed.

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 STREAM_FROM_BYTES = 4 << 20
 """What is smaller is sent at the close: a connection for each small file would help nobody."""
-_RESUME_FROM_BYTES = 64 << 20
+RESUME_FROM_BYTES = 64 << 20
 """An upload that broke later than this goes on where it was; a smaller one begins again."""
 _ATTEMPTS = 3
 _DEBRIS = 1000
@@ -193,7 +193,7 @@ class FtpTransfer:
             server = self._target.server(session)
             try:
                 if attempt:
-                    self._resume_or_begin_again(server)
+                    self._resume_or_begin_again(server, record.size_bytes)
                 self._upload(server, spooled, record)
                 self._verify(server, record)
             except Unavailable:
@@ -204,13 +204,13 @@ class FtpTransfer:
             else:
                 return
 
-    def _resume_or_begin_again(self, server: Server) -> None:
+    def _resume_or_begin_again(self, server: Server, size_bytes: int) -> None:
         """Only what will be compared by SHA-256 is resumed. With REST and STOR, never APPE: should the server
         still write what the dead connection had brought, it writes the same bytes to the same places."""
         there = None
         if self._staging is not None and self._target.verify:
             there = server.size(self._staging + b"/" + DATA)
-        if there is not None and _RESUME_FROM_BYTES <= there <= self._sent_bytes:
+        if there is not None and RESUME_FROM_BYTES <= there <= size_bytes:
             self._open_upload(server, there)
             return
         self._discard(server)
