@@ -22,7 +22,15 @@ from wormfs.backends.ftp.pool import Pool
 from wormfs.backends.ftp.replies import Reply, failure
 from wormfs.backends.ftp.server import Server
 from wormfs.backends.ftp.session import DataStream, Session
-from wormfs.errors import AlreadyExists, BackendFault, DigestMismatch, NotFound, Unavailable, WormfsError
+from wormfs.errors import (
+    AlreadyExists,
+    BackendFault,
+    DigestMismatch,
+    NotFound,
+    OutOfSpace,
+    Unavailable,
+    WormfsError,
+)
 from wormfs.model import Key, ObjectInfo, Record, show
 
 log = logging.getLogger(__name__)
@@ -32,7 +40,12 @@ STREAM_FROM_BYTES = 4 << 20
 RESUME_FROM_BYTES = 64 << 20
 """An upload that broke later than this goes on where it was; a smaller one begins again."""
 _ATTEMPTS = 3
+_LOCAL_ERROR = 451
 _DEBRIS = 1000
+
+
+class Interrupted(OutOfSpace):
+    """451: a full disk at vsftpd, and a broken connection at pure-ftpd. Another try tells them apart."""
 
 
 class Ahead(enum.Enum):
@@ -173,7 +186,10 @@ class FtpTransfer:
         self._sent_bytes = until
 
     def _failed(self, reply: Reply) -> WormfsError:
-        return failure(reply, self._target.name, self._key, "store it", storing=True)
+        error = failure(reply, self._target.name, self._key, "store it", storing=True)
+        if reply.code == _LOCAL_ERROR:
+            return Interrupted(*error.args, backend=self._target.name, key=self._key)
+        return error
 
     def _upload(self, server: Server, spooled: BinaryIO, record: Record) -> None:
         """All bytes at the server, by its own verdict."""
@@ -196,7 +212,7 @@ class FtpTransfer:
                     self._resume_or_begin_again(server, record.size_bytes)
                 self._upload(server, spooled, record)
                 self._verify(server, record)
-            except Unavailable:
+            except (Unavailable, Interrupted):
                 self._stream = None
                 self._release()
                 if attempt == _ATTEMPTS - 1:
