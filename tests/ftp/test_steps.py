@@ -16,6 +16,7 @@ from tests.conformance import storages_ftp
 from tests.conformance.drivers import RETAIN_NS, S, make_record, spooled, store
 from tests.conformance.storages_ftp import FtpStorage
 from wormfs.backends.base import Backend
+from wormfs.backends.ftp.backend import FtpBackend
 from wormfs.backends.ftp.replies import Reply
 from wormfs.backends.ftp.session import DataStream, Session
 from wormfs.errors import AlreadyExists, NotFound, Unavailable, WormfsError
@@ -94,7 +95,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FtpStora
 
 
 @pytest.fixture
-def hosts(storage: FtpStorage) -> Iterator[tuple[Backend, Backend]]:
+def hosts(storage: FtpStorage) -> Iterator[tuple[FtpBackend, FtpBackend]]:
     """One that dies, and one that lives."""
     dying, living = storage.backend(patience_s=0.0), storage.backend()
     for host in (dying, living):
@@ -267,3 +268,25 @@ def test_findings_tell_what_crashed_hosts_left(
 
 def living_claims(storage: FtpStorage) -> int:
     return sum(name.startswith("c/") and name.count("/") == 1 for name in storage.hidden())
+
+
+@pytest.mark.parametrize("late", ["erase", "_remove", "_take_away"])
+def test_an_eraser_that_slept_does_not_erase_the_file_that_has_the_name_since(
+    storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend], late: str
+) -> None:
+    sleeping, living = hosts
+    store(storage, living, KEY, CONTENT)
+    with sleeping.connected().session() as session:
+        server = sleeping.server(session)
+        claim = sleeping._claims.read(server, KEY)
+        assert claim is not None
+        # It has looked whose the name is. Now somebody else erases the file, and it is made anew.
+        living.erase(KEY)
+        record = make_record(b"new")
+        store(storage, living, KEY, b"new", record)
+        getattr(sleeping._claims, late)(server, claim)
+    assert storage.plain(KEY) == b"new"
+    assert living.record(KEY) == record
+    living.erase(KEY)
+    assert KEY not in storage.visible()
+    assert [name for name in storage.hidden() if name.startswith(("e/", "c/"))] == []
