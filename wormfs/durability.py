@@ -40,6 +40,12 @@ STEPS: Final = (
     "spool.data-unlinked",
     "spool.quarantine-linked",
     "spool.quarantined-synced",
+    "erase.intended",
+    "erase.recorded",
+    "erase.mutable",
+    "erase.unlinked",
+    "erase.proved",
+    "erase.tombstoned",
 )
 """Every named durable step, in the order in which a file passes them."""
 
@@ -187,6 +193,22 @@ def make_directory_durably(name: str | bytes, mode: int, directory_fd: int) -> b
         made = False
     sync_directory(directory_fd)
     return made
+
+
+def make_path_durably(path: str, mode: int) -> None:
+    """Make sure that the directory ``path`` exists, with all above it; what is made now is on stable storage.
+
+    For directories that are never removed: one that is there is taken as it is, without a sync.
+    """
+    if os.path.isdir(path):
+        return
+    parent, name = os.path.split(os.path.abspath(path))
+    make_path_durably(parent, mode)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        make_directory_durably(name, mode, fd)
+    finally:
+        os.close(fd)
 
 
 def remove_directory_durably(name: str | bytes, directory_fd: int) -> None:

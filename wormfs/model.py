@@ -104,6 +104,19 @@ class Retention:
 FOREVER: Final = None
 """``retain_until_ns`` of a file that is never erased."""
 
+NO_RETENTION: Final = 0
+"""``retain_until_ns`` of a file on a scratch backend: it may go at any time, whatever the clock says.
+Drivers treat it as any date in the past."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A length of time as laws count it: years and months of the calendar, and seconds besides."""
+
+    years: int = 0
+    months: int = 0
+    seconds: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class RetentionChange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import stat
@@ -20,11 +21,19 @@ from tests.support.faulty import FaultyBackend
 from tests.support.inprocess import Host, OpenFile, StillClock, options
 from tests.support.powerloss import syncing_nothing
 from wormfs.backends.base import Backend
+from wormfs.clock import NS_PER_S
 from wormfs.errors import Unavailable, WormfsError
 from wormfs.fs.attributes import AttributeChange
-from wormfs.model import Key
+from wormfs.fs.stack import StatePlace
+from wormfs.model import Key, Period
+from wormfs.records.records import RecordOptions
+from wormfs.records.trustedclock import TrustedClock
 from wormfs.spool.committer import RetryPolicy
+from wormfs.worm import dates
+from wormfs.worm.erasing import EraseMode
 from wormfs.worm.lifecycle import EntryState
+from wormfs.worm.patterns import Pattern
+from wormfs.worm.policy import RetentionPolicy, RetentionRule
 
 COMMIT_TIMEOUT_S = 10.0
 # No sum of these meets the end of a window exactly.
@@ -66,6 +75,36 @@ NEEDS_SERVER = (
 )
 
 
+RECORDS = RecordOptions(
+    policy=RetentionPolicy(
+        otherwise=RetentionRule(Period()),
+        rules=(RetentionRule(Period(seconds=30), match=Pattern("d/**")),),
+    ),
+    mode=EraseMode.EXPIRED,
+)
+"""A file below ``d`` stays for thirty seconds, others may go at once."""
+
+MARGIN_S = 2.0
+"""What seconds that are whole and clocks that go on at each look may come to."""
+
+
+class WrongClock:
+    """The wall clock that somebody sets; the boot clock goes on."""
+
+    def __init__(self, clock: StillClock, model: Model) -> None:
+        self._clock = clock
+        self._model = model
+
+    def now_ns(self) -> int:
+        return self._clock.now_ns() + int(self._model.wall_off_s * NS_PER_S)
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def boot_s(self) -> float:
+        return self._clock.monotonic()
+
+
 class FileSystemMachine(RuleBasedStateMachine):
     """See the module's text."""
 
@@ -79,11 +118,22 @@ class FileSystemMachine(RuleBasedStateMachine):
         self.cleanup.enter_context(syncing_nothing())
         self.handles: list[tuple[OpenFile, ModelFile]] = []
         self.host: Host | None = None
+        self.host_clock: StillClock | None = None
+        self.start_s = 0.0
+        self.boots = 0
 
     @initialize(settle_s=st.sampled_from((0.0, 10.0)))
     def begin(self, settle_s: float) -> None:
         self.model = Model(settle_s)
         self.host = self._new_host(StillClock().now_ns())
+
+    def _trusted(self, backend: Backend) -> TrustedClock:
+        """A clock that the test can set wrong. Each host is a boot of its own."""
+        assert self.host_clock is not None
+        self.boots += 1
+        wrong = WrongClock(self.host_clock, self.model)
+        path = self.base / "state" / "wrong-clock"
+        return TrustedClock("archive", wrong, str(self.boots), path=path, backend_time_ns=lambda: None)
 
     def _new_host(self, start_ns: int) -> Host:
         backend = FaultyBackend(self.new_backend())
@@ -94,8 +144,19 @@ class FileSystemMachine(RuleBasedStateMachine):
             empty_grace_s=GRACE_S,
             commit_timeout_s=COMMIT_TIMEOUT_S,
             retry=RetryPolicy(first_delay_s=0.5, last_delay_s=2.0),
+            records=RECORDS,
         )
-        host = Host(backend, self.base / "spool", settings, StillClock(start_ns)).start()
+        self.host_clock = StillClock(start_ns)
+        self.start_s = start_ns / NS_PER_S - self.model.now
+        state = StatePlace(self.base / "state", "boot")
+        host = Host(
+            backend,
+            self.base / "spool",
+            settings=settings,
+            clock=self.host_clock,
+            state=state,
+            trusted=self._trusted,
+        ).start()
         host.quiet()
         return host
 
@@ -276,6 +337,73 @@ class FileSystemMachine(RuleBasedStateMachine):
         path = self.some_file(pick)
         self.both(lambda: self.model.removexattr(path, name), lambda: self.real.removexattr(path, name))
 
+    # Records
+
+    def some_record(self, pick: Pick) -> bytes:
+        return pick.of(p for p, file in self.model.files.items() if file.state is State.COMMITTED)
+
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks)
+    def erase(self, pick: Pick) -> None:
+        held = (path for path, file in self.model.files.items() if file.holds)
+        path = pick.of(held) if pick.number % 3 == 0 else self.some_record(pick)
+        file = self.model.files.get(path)
+        until_s = file.until_s if file is not None else None
+        left_s = 0.0 if until_s is None else until_s - self.model.trusted_s
+        if 0 < abs(left_s) < MARGIN_S:
+            self._advance(3.5)  # the model's clock is not that exact
+        self.both(lambda: self.model.unlink(path), lambda: self.real.unlink(path))
+
+    @precondition(lambda self: self.host is not None and self.model.clock_in_doubt and self.model.files)
+    @rule(pick=picks)
+    def erase_in_doubt(self, pick: Pick) -> None:
+        path = self.some_record(pick)
+        self.both(lambda: self.model.unlink(path), lambda: self.real.unlink(path))
+
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, days=st.sampled_from((-400, 0, 1, 400, None)))
+    def extend(self, pick: Pick, days: int | None) -> None:
+        path = self.some_record(pick)
+        until_s = None if days is None else float(int(self.model.now) + days * 86400)
+        at_ns = None if until_s is None else int(until_s + round(self.start_s)) * NS_PER_S
+        value = dates.show(at_ns).encode()
+        self.both(
+            lambda: self.model.extend(path, until_s),
+            lambda: self.real.setxattr(path, b"user.wormfs.retain_until", value, self.real.root),
+        )
+
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, case=st.sampled_from(("AZ 1", "AZ 2")), root=st.integers(0, 3).map(bool))
+    def hold(self, pick: Pick, case: str, root: bool) -> None:
+        path = self.some_record(pick)
+        who = self.real.root if root else self.real.caller
+        self.both(
+            lambda: self.model.hold(path, case, root),
+            lambda: self.real.setxattr(path, b"user.wormfs.hold", case.encode(), who),
+        )
+
+    @precondition(lambda self: self.model.files)
+    @rule(pick=picks, root=st.integers(0, 3).map(bool))
+    def release(self, pick: Pick, root: bool) -> None:
+        path = self.some_record(pick)
+        who = self.real.root if root else self.real.caller
+        self.both(
+            lambda: self.model.release(path, root),
+            lambda: self.real.removexattr(path, b"user.wormfs.hold", who),
+        )
+
+    @rule(days=st.sampled_from((-3, 0, 0, 3)))
+    def set_clock(self, days: int) -> None:
+        """Of the machine: what is believed must not follow."""
+        self.model.wall_off_s = days * 86400.0
+        self.real.stack.records.clock.judged()
+
+    @precondition(lambda self: self.host is not None and self.model.clock_in_doubt)
+    @rule()
+    def accept_clock(self) -> None:
+        self.model.accepted_off_s = self.model.wall_off_s
+        self.real.stack.records.clock.accept("the test")
+
     # Directories
 
     @rule(pick=picks)
@@ -349,6 +477,20 @@ class FileSystemMachine(RuleBasedStateMachine):
             own = {name: value for name, value in xattrs.items() if not name.startswith(b"user.wormfs.")}
             assert own == file.xattrs, path
             assert xattrs[b"user.wormfs.state"].decode() == file.state.value, path
+            if file.state is State.COMMITTED:
+                self._same_retention(path, file, xattrs)
+
+    def _same_retention(self, path: bytes, file: ModelFile, xattrs: dict[bytes, bytes]) -> None:
+        until = dates.parse(xattrs[b"user.wormfs.retain_until"].decode(), datetime.UTC)
+        until_s = None if until is None else until / NS_PER_S - round(self.start_s)
+        if not file.dated:
+            # When exactly it was sealed only the real one knows; from here on it must be as the model says.
+            file.until_s, file.dated = until_s, True
+            period_s = 30.0 if path.startswith((b"d/", b"d")) and b"/" in path else 0.0
+            assert until_s is not None
+            assert until_s <= self.model.now + period_s + abs(self.model.wall_off_s) + 4 * 86400
+        assert until_s == file.until_s, path
+        assert xattrs[b"user.wormfs.hold"].decode() == ",".join(sorted(file.holds)), path
 
     @invariant()
     def only_records_on_the_disk(self) -> None:

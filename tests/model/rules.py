@@ -17,6 +17,8 @@ from wormfs.errors import (
     NoSuchAttribute,
     NotADirectory,
     NotFound,
+    Refused,
+    Retained,
     Sealed,
     Unavailable,
     Unsupported,
@@ -47,6 +49,10 @@ class ModelFile:
     settle_until: float = 0.0
     reopened: bool = False
     settled: int = 0
+    until_s: float | None = None
+    """Of a record: when its retention is over; None: never. Taken from the real one when it is committed."""
+    dated: bool = False
+    holds: set[str] = field(default_factory=set)
 
     @property
     def changeable(self) -> bool:
@@ -67,6 +73,9 @@ class Model:
         self.files: dict[bytes, ModelFile] = {}
         self.directories: set[bytes] = set()
         self.quarantine: list[tuple[bytes, bytes]] = []
+        self.wall_off_s = 0.0
+        """How wrong the machine's clock is, and how wrong it was when an administrator accepted it."""
+        self.accepted_off_s = 0.0
 
     # Looking
 
@@ -151,10 +160,55 @@ class Model:
         file = self.find(path)
         if file is None:
             raise IsADirectory
-        if not file.changeable:
+        if file.state is State.COMMITTED:
+            self._erase(file)
+        elif not file.changeable:
             raise Sealed
         file.state = State.GONE
         del self.files[path]
+
+    # Records
+
+    @property
+    def clock_in_doubt(self) -> bool:
+        return self.wall_off_s != self.accepted_off_s
+
+    @property
+    def trusted_s(self) -> float:
+        """The time that retention believes, unless it is in doubt."""
+        return self.now + self.accepted_off_s
+
+    def _erase(self, file: ModelFile) -> None:
+        if file.holds or file.until_s is None or self.clock_in_doubt or file.until_s > self.trusted_s:
+            raise Retained
+
+    def extend(self, path: bytes, until_s: float | None) -> None:
+        file = self._record(path)
+        if file.until_s is None and until_s is not None:
+            raise Retained
+        if until_s is not None and file.until_s is not None and until_s < file.until_s:
+            raise Retained
+        file.until_s = until_s
+
+    def hold(self, path: bytes, case: str, root: bool) -> None:
+        file = self._record(path)
+        if not root:
+            raise Refused
+        file.holds.add(case)
+
+    def release(self, path: bytes, root: bool) -> None:
+        file = self._record(path)
+        if not root:
+            raise Refused
+        file.holds.clear()
+
+    def _record(self, path: bytes) -> ModelFile:
+        file = self.find(path)
+        if file is None:
+            raise Unsupported
+        if file.state is not State.COMMITTED:
+            raise Sealed
+        return file
 
     def rename(self, path: bytes, target: bytes) -> None:
         file = self.find(path)

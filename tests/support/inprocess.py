@@ -29,7 +29,9 @@ from wormfs.errors import AlreadyExists, NotADirectory, NotFound
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.filesystem import FileSystem
 from wormfs.fs.inodes import ROOT_INODE
-from wormfs.fs.stack import Stack, StackOptions
+from wormfs.fs.stack import Stack, StackOptions, StatePlace
+from wormfs.records.records import RecordOptions
+from wormfs.records.trustedclock import TrustedClock
 from wormfs.spool.committer import RetryPolicy
 from wormfs.spool.spool import SpoolOptions
 from wormfs.worm.lifecycle import EntryState
@@ -71,6 +73,7 @@ def options(
     empty_grace_s: float = 60.0,
     commit_timeout_s: float = 60.0,
     retry: RetryPolicy | None = None,
+    records: RecordOptions | None = None,
 ) -> StackOptions:
     """Settings for a host in virtual seconds; no reserve, so that a full machine does not fail tests."""
     spool = SpoolOptions(
@@ -79,7 +82,12 @@ def options(
         commit_timeout_s=commit_timeout_s,
         retry=retry or RetryPolicy(first_delay_s=1.0, last_delay_s=8.0),
     )
-    return StackOptions(spool=spool, reserve=lambda total_bytes: 0, space_cache_s=0.0)
+    return StackOptions(
+        spool=spool,
+        reserve=lambda total_bytes: 0,
+        space_cache_s=0.0,
+        records=records or RecordOptions(),
+    )
 
 
 @dataclass(slots=True)
@@ -100,8 +108,13 @@ class Host:
         spool_directory: str | Path | None = None,
         settings: StackOptions | None = None,
         clock: StillClock | None = None,
+        state: StatePlace | None = None,
+        trusted: Callable[[Backend], TrustedClock] | None = None,
     ) -> None:
-        """``backend`` is not started. ``spool_directory``: where the driver leaves the choice."""
+        """``backend`` is not started. ``spool_directory``: where the driver leaves the choice.
+
+        ``trusted`` makes the clock that retention believes, in the place of the one that runs with ``clock``.
+        """
         directory = backend.spool_directory(INSTANCE_ID) or spool_directory
         assert directory is not None, "this driver needs a spool directory"
         self.backend = backend
@@ -109,6 +122,8 @@ class Host:
         self.stack: Stack
         self.spool_directory = Path(directory)
         self._settings = settings or options()
+        self._state = state
+        self._trusted = trusted
         self._scope: trio.CancelScope
         self._token: trio.lowlevel.TrioToken
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -122,6 +137,7 @@ class Host:
             ["sleep", "infinity"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        self.root = Caller(uid=0, gid=0, pid=self.writer.pid)
         self.caller = Caller(uid=1000, gid=1000, pid=self.writer.pid, umask=0o022)
 
     # Life
@@ -148,6 +164,8 @@ class Host:
         self._end()
         self.stack.spool.end()
         self.stack.store._let_go()
+        if self.stack.records.trail is not None:
+            os.close(self.stack.records.trail._fd)
 
     def _end(self) -> None:
         self.on_loop(self._scope.cancel)
@@ -174,7 +192,9 @@ class Host:
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self.stack = Stack(self.backend, self._settings, str(self.spool_directory), self.clock)
+        self.stack = Stack(self.backend, self._settings, str(self.spool_directory), self.clock, self._state)
+        if self._trusted is not None:
+            self.stack.records.clock = self._trusted(self.backend)
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             with contextlib.ExitStack() as on_failure:
@@ -365,13 +385,13 @@ class Host:
         with self.inode_of(path) as inode:
             return self.call(self.fs.setattr, inode, change)
 
-    def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
+    def setxattr(self, path: bytes, name: bytes, value: bytes, caller: Caller | None = None) -> None:
         with self.inode_of(path) as inode:
-            self.call(self.fs.setxattr, inode, name, value)
+            self.call(self.fs.setxattr, inode, name, value, caller or self.caller)
 
-    def removexattr(self, path: bytes, name: bytes) -> None:
+    def removexattr(self, path: bytes, name: bytes, caller: Caller | None = None) -> None:
         with self.inode_of(path) as inode:
-            self.call(self.fs.removexattr, inode, name)
+            self.call(self.fs.removexattr, inode, name, caller or self.caller)
 
     def getxattr(self, path: bytes, name: bytes) -> bytes:
         with self.inode_of(path) as inode:

@@ -22,6 +22,12 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
         "check": LazyCommand("wormfs.cli.check", "check", "Try every backend: connect, write, read."),
         "status": LazyCommand("wormfs.cli.status", "status", "Show what the running daemon does."),
         "spool": LazyCommand("wormfs.cli.spool", "spool", "Look after files not committed yet."),
+        "stat": LazyCommand("wormfs.cli.stat", "stat", "Show the record of a file."),
+        "retain": LazyCommand("wormfs.cli.retain", "retain", "Keep files longer."),
+        "hold": LazyCommand("wormfs.cli.hold", "hold", "Put files under legal hold, or take them off."),
+        "expire": LazyCommand("wormfs.cli.expire", "expire", "List or erase files whose time is over."),
+        "erase": LazyCommand("wormfs.cli.erase", "erase", "Erase a file early, by court order."),
+        "clock": LazyCommand("wormfs.cli.clock", "clock", "Look at the time that retention believes."),
         "config": LazyCommand("wormfs.cli.config", "config", "Check and show the settings."),
         "completion": LazyCommand(
             "wormfs.cli.completion", "completion", "Print a shell's completion script."

@@ -62,9 +62,21 @@ def _print_table(found: dict[str, Any]) -> None:
     for name, backend in found["backends"].items():
         if backend["reason"]:
             screen.print(f"{name}: {plain(backend['reason'])}", soft_wrap=True)
+        for problem in _problems(backend.get("records") or {}):
+            screen.print(f"{name}: {plain(problem)}", soft_wrap=True)
         spool = backend["spool"] or {}
         if spool.get("waiting") and spool.get("last_error"):
             screen.print(f"{name}: last error: {plain(spool['last_error'])}", soft_wrap=True)
+
+
+def _problems(records: dict[str, Any]) -> Iterator[str]:
+    """What an administrator should look at."""
+    if records.get("erase") == "always":
+        yield "a scratch directory ('erase: always'): new files have no retention"
+    if (records.get("clock") or {}).get("doubt"):
+        yield records["clock"]["doubt"]
+    if records.get("audit_problem"):
+        yield f"the audit trail cannot be written, nothing is erased: {records['audit_problem']}"
 
 
 def _space(space: dict[str, Any]) -> str:

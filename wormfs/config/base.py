@@ -1,14 +1,15 @@
-"""What all settings models share, and the settings that every backend has."""
+"""The settings that every backend has."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationInfo, field_validator
 
 from wormfs.config.fields import (
     DEFAULT_RESERVE,
     Duration,
+    Flag,
     OptionalCount,
     OptionalDuration,
     OptionalPath,
@@ -17,40 +18,10 @@ from wormfs.config.fields import (
     PositiveDuration,
     SpoolReserve,
 )
+from wormfs.config.parts import Model, yaml_name
+from wormfs.config.retention import Erase, Retention, RetentionSettings
 
-_UNIT_SUFFIXES = ("_s", "_bytes")
-
-
-def yaml_name(field: str) -> str:
-    """The key of a field in the settings file: there the value carries the unit, not the name."""
-    for suffix in _UNIT_SUFFIXES:
-        field = field.removesuffix(suffix)
-    return field
-
-
-class Model(BaseModel):
-    """A part of the settings: frozen, strict, keys by their YAML names."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=yaml_name,
-        validate_by_name=True,
-        validate_by_alias=True,
-        # A value may be a secret: it must not travel in an exception.
-        hide_input_in_errors=True,
-        arbitrary_types_allowed=True,
-    )
-
-    given_keys: ClassVar[frozenset[str]] = frozenset()
-    """YAML names of fields that are not written in the mapping itself."""
-
-    @classmethod
-    def yaml_keys(cls) -> dict[str, str]:
-        """The keys that may stand in the file, each with the name of its field."""
-        keys = {yaml_name(field): field for field in cls.model_fields}
-        return {key: field for key, field in keys.items() if key not in cls.given_keys}
+__all__ = ["BackendSettings", "Model", "yaml_name"]
 
 
 class BackendSettings(Model):
@@ -78,3 +49,17 @@ class BackendSettings(Model):
     connections: OptionalCount = None
     """``None``: as many as the driver thinks right."""
     space_cache_s: Duration = 30.0
+    retention: Retention = RetentionSettings()
+    erase: Erase = "never"
+    atime_retention: Flag = False
+    """A later access time (``touch -a -d DATE``) extends retention."""
+
+    @field_validator("erase")
+    @classmethod
+    def _fits_retention(cls, erase: str, info: ValidationInfo) -> str:
+        retention = info.data.get("retention")
+        if erase == "always" and retention is not None and (retention.given or retention.compliance):
+            raise ValueError(
+                "'always' is for scratch directories, where nothing is retained: remove 'retention'"
+            )
+        return erase

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from wormfs.config.fields import nearest, parse_path, to_yaml
 from wormfs.config.places import Directory, Role, find_conflicts
 from wormfs.config.problems import InvalidSettings, Place, Problem
 from wormfs.config.registry import MODELS
+from wormfs.config.retention import to_yaml as nested_to_yaml
 from wormfs.config.secret import Secret, SecretSource, read_private
 from wormfs.config.settings import DEFAULT_STATE_DIRECTORY, Settings
 from wormfs.config.units import quote
@@ -78,7 +80,11 @@ def _plain(model: Model, mask: bool) -> dict[str, object]:
     # What a backend is comes first, then what can be tuned.
     first = ("type", "path", "description")
     order = sorted(keys, key=lambda key: first.index(key) if key in first else len(first))
-    return {key: to_yaml(keys[key], getattr(model, keys[key]), mask=mask) for key in order}
+    return {key: _value(keys[key], getattr(model, keys[key]), mask) for key in order}
+
+
+def _value(field: str, value: object, mask: bool) -> object:
+    return nested_to_yaml(value) if isinstance(value, Model) else to_yaml(field, value, mask=mask)
 
 
 def _read_backends(document: Document, top: Mapping[str, object]) -> dict[str, BackendSettings]:
@@ -140,18 +146,33 @@ def _validate(
     except ValidationError as error:
         for details in error.errors(include_url=False, include_input=False):
             # What we gave ourselves was judged before.
-            if details["loc"][0] not in given:
+            if not details["loc"] or details["loc"][0] not in given:
                 document.add((*place, *details["loc"]), _explain(model, details))
         return None
 
 
 def _explain(model: type[Model], details: ErrorDetails) -> str:
+    key = str(details["loc"][-1]) if details["loc"] else ""
+    if details["type"] in ("missing", "extra_forbidden"):
+        model = _part_of(model, details["loc"][:-1])
+    if details["type"] == "extra_forbidden":
+        return f"is not a setting{nearest(key, list(model.yaml_keys()))}"
     if details["type"] == "missing":
-        key = str(details["loc"][-1])
         examples = model.model_fields[model.yaml_keys()[key]].examples
         return f"is missing; add '{key}: {examples[0]}'" if examples else "is missing"
     cause = details.get("ctx", {}).get("error")
     return str(cause) if cause is not None else details["msg"]
+
+
+def _part_of(model: type[Model], way: Sequence[str | int]) -> type[Model]:
+    """The model of a part of the settings: that of ``retention``, or of one of its rules."""
+    for key in way:
+        if isinstance(key, str):
+            hint = model.model_fields[model.yaml_keys()[key]].annotation
+            inner = [hint, *typing.get_args(hint)]
+            inner += [part for one in inner for part in typing.get_args(one)]
+            model = next(part for part in inner if isinstance(part, type) and issubclass(part, Model))
+    return model
 
 
 def _check_secret_files(document: Document, place: Place, backend: BackendSettings) -> None:

@@ -4,6 +4,9 @@ Sizes: ``10TiB`` (2^40), ``500 GB`` (10^9), a plain number is bytes; letters in 
 Durations: ``30s``, ``1h30m``, ``10y``, a plain number is seconds. A year is 365.25 days (31,557,600 s),
 so that ten years come out right on average; there are no months, because they differ in length.
 
+Periods of retention are something else: there a year is a calendar year (``10y`` from 3 March end on
+3 March), and there are months (``mo``).
+
 Everything raises ValueError with a text that says what would be right.
 """
 
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+
+from wormfs.model import Period
 
 MAX_SIZE_BYTES = (1 << 63) - 1
 MAX_DURATION_S = 200 * 31_557_600
@@ -51,6 +56,11 @@ _DURATION_S: dict[str, Decimal] = {
     "ms": Decimal("0.001"),
 }
 _DURATION_UNITS = {name: unit for unit, names in _DURATION_NAMES.items() for name in names}
+_PERIOD_PART = re.compile(r"([0-9]{1,9})\s*([a-z]+)\s*", re.ASCII)
+_PERIOD_UNITS = {
+    **{name: unit for name, unit in _DURATION_UNITS.items() if unit != "ms"},
+    **dict.fromkeys(("mo", "mon", "month", "months"), "mo"),
+}
 _SHOWN_UNITS = ("y", "d", "h", "m")
 
 
@@ -127,6 +137,50 @@ def parse_duration(value: object) -> float:
     if total > MAX_DURATION_S:
         raise ValueError(f"must be from 0s to 200y, not {quote(value)}")
     return round(float(total), _NS_DIGITS)
+
+
+def parse_period(value: object) -> Period | None:
+    """A length of retention such as ``10y``, ``6mo``, ``5y6mo`` or ``30d``; ``None`` for ``forever``.
+
+    Years and months are those of the calendar, a day has 24 hours. Raises ValueError.
+    """
+    expected = "must be a period such as 10y, 6mo, 30d or forever"
+    if isinstance(value, Period) or value is None:
+        return value
+    if not isinstance(value, str) or not value.strip() or len(value) > _MAX_TEXT:
+        raise ValueError(f"{expected}, not {quote(value)}")
+    text = value.strip().lower()
+    if text == "forever":
+        return None
+    counts: dict[str, int] = {}
+    position = 0
+    while position < len(text):
+        match = _PERIOD_PART.match(text, position)
+        unit = match and _PERIOD_UNITS.get(match[2])
+        if match is None or unit is None or unit in counts:
+            raise ValueError(f"{expected}, not {quote(value)}; whole numbers with y, mo, w, d, h, m, s")
+        counts[unit] = int(match[1])
+        position = match.end()
+    seconds = sum(int(_DURATION_S[unit]) * count for unit, count in counts.items() if unit not in ("y", "mo"))
+    period = Period(counts.get("y", 0), counts.get("mo", 0), seconds)
+    if nominal_s(period) > MAX_DURATION_S:
+        raise ValueError(f"must be at most 200y, or forever, not {quote(value)}")
+    return period
+
+
+def nominal_s(period: Period) -> int:
+    """About how long a period is: to compare settings with each other."""
+    return int((12 * period.years + period.months) * _DURATION_S["y"] / 12) + period.seconds
+
+
+def show_period(period: Period | None) -> str:
+    """The text that ``parse_period`` reads back."""
+    if period is None:
+        return "forever"
+    parts = [f"{period.years}y" if period.years else "", f"{period.months}mo" if period.months else ""]
+    days, rest = divmod(period.seconds, 86_400)
+    parts += [f"{days}d" if days else "", show_duration(rest) if rest else ""]
+    return "".join(parts) or "0s"
 
 
 def _duration_unit(name: str, written: object) -> str:

@@ -16,6 +16,7 @@ import trio
 from wormfs import threads
 from wormfs.daemon import mounts
 from wormfs.daemon.channel import NoAnswer, RequestFailed
+from wormfs.daemon.control import PEER_UID
 from wormfs.daemon.messages import Message, ProtocolError
 from wormfs.daemon.workers import BackendWorker, WorkerState, space_to_message
 from wormfs.fuse.mounting import unmount
@@ -81,6 +82,7 @@ class Commands:
             mountpoint=worker.mountpoint,
             space=space_to_message(worker.space) if worker.space is not None else None,
             spool=answer.get("spool"),
+            records=answer.get("records"),
         )
 
     # -- requests for a worker
@@ -96,7 +98,9 @@ class Commands:
             return {"ok": False, "error": "a single worker is not stopped; it would be restarted"}
         timeout_s = min(_seconds(message, _FORWARD_S), _LONGEST_FORWARD_S)
         try:
-            return {"ok": True, "reply": await worker.request(request, timeout_s=timeout_s)}
+            # Not what the client says of itself, but what the kernel says of it.
+            known = {**request, "uid": message.get(PEER_UID)}
+            return {"ok": True, "reply": await worker.request(known, timeout_s=timeout_s)}
         except NoAnswer as error:
             return {"ok": False, "error": f"{worker.name}: {error}"}
         except RequestFailed as error:

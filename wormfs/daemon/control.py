@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,6 +26,11 @@ from wormfs.errors import BackendFault, Unavailable
 
 _BACKLOG = 16
 _SEND_S = 10.0
+_CREDENTIALS = struct.Struct("iII")
+"""struct ucred: pid, uid, gid."""
+
+PEER_UID = "peer_uid"
+"""The field of a message in which a handler finds who asks, whatever the client wrote there."""
 
 Handler = Callable[[Message], Awaitable[Message]]
 
@@ -84,6 +90,7 @@ async def serve(
 
 async def _converse(handler: Handler, stream: trio.abc.Stream) -> None:
     reader = LineReader(stream)
+    peer_uid = _peer_uid(stream)
     async with stream:
         with suppress(trio.BrokenResourceError):
             while True:
@@ -94,6 +101,7 @@ async def _converse(handler: Handler, stream: trio.abc.Stream) -> None:
                     return
                 if message is None:
                     return
+                message[PEER_UID] = peer_uid
                 # A daemon that ends still gives its last answer; every handler's time is bounded.
                 with trio.CancelScope(shield=True):
                     try:
@@ -102,6 +110,13 @@ async def _converse(handler: Handler, stream: trio.abc.Stream) -> None:
                         reply = {"ok": False, "error": str(error)}
                     with trio.move_on_after(_SEND_S):
                         await stream.send_all(encode(reply))
+
+
+def _peer_uid(stream: trio.abc.Stream) -> int:
+    """Who connected, as the kernel knows it (unix(7), SO_PEERCRED)."""
+    assert isinstance(stream, trio.SocketStream)
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 @contextmanager

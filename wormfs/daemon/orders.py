@@ -27,6 +27,7 @@ class Orders:
     """Where this backend is mounted, links resolved."""
     source: str
     """What /proc/mounts shows as its device."""
+    state_directory: str
     spool_directory: str
     """Where the spool goes if the driver has no place of its own for it."""
     instance_id: str

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
-import trio
-
 from wormfs.daemon.messages import Message
-from wormfs.errors import InvalidArgument, Unavailable
+from wormfs.daemon.underway import UnderWay
+from wormfs.errors import InvalidArgument
 from wormfs.spool.administration import Administration, Attempted, LiveFacts, Outcome, Promise
 from wormfs.worm.lifecycle import EntryState
 
@@ -71,20 +71,14 @@ class SpoolRequests:
 
     def __init__(self, administration: Administration):
         self._administration = administration
-        self._under_way: set[trio.CancelScope] = set()
-        self._idle = trio.Event()
-        self._idle.set()
-        self._closed = False
+        self._under_way = UnderWay()
 
     async def aclose(self) -> None:
         """Answer no more; returns when nothing that was asked still works on the spool.
 
         What only reads is cut off, what changes something is done to its end.
         """
-        self._closed = True
-        for scope in self._under_way:
-            scope.cancel()
-        await self._idle.wait()
+        await self._under_way.aclose()
 
     async def quarantine(self) -> Message | None:
         """Number and bytes of what is in quarantine, for ``wormfs status``; ``None``: not known yet."""
@@ -97,18 +91,7 @@ class SpoolRequests:
         Raises Unavailable when the spool is being closed, InvalidArgument for a request that makes
         no sense, and what :class:`Administration` raises.
         """
-        if self._closed:
-            raise Unavailable("the daemon is stopping")
-        with trio.CancelScope() as scope:
-            self._under_way.add(scope)
-            self._idle = trio.Event()
-            try:
-                return await self._answer(request)
-            finally:
-                self._under_way.discard(scope)
-                if not self._under_way:
-                    self._idle.set()
-        raise Unavailable("the daemon is stopping")
+        return await self._under_way.run(partial(self._answer, request))
 
     async def _answer(self, request: Message) -> Message:
         administration = self._administration

@@ -86,6 +86,7 @@ class Supervisor:
             settings=settings,
             mountpoint=os.path.join(self.mountpoint, name),
             source=mounts.source_of(name),
+            state_directory=str(self.state.path),
             spool_directory=str(settings.spool or self.state.spool_directory(name)),
             instance_id=instance_id,
             log_level=self.settings.log_level,

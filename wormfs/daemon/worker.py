@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -27,10 +28,11 @@ from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
 from wormfs.daemon.messages import Message, ProtocolError
 from wormfs.daemon.orders import Orders, receive
+from wormfs.daemon.recordrequests import RecordRequests, clock_to_message
 from wormfs.daemon.spoolrequests import SpoolRequests
 from wormfs.daemon.workers import space_to_message
 from wormfs.errors import SettingsError, Unavailable, WormfsError
-from wormfs.fs.stack import Stack
+from wormfs.fs.stack import Stack, StatePlace
 from wormfs.fuse import session
 from wormfs.fuse.operations import WormOperations
 from wormfs.model import Space
@@ -60,6 +62,7 @@ class Worker:
         self._phase = "starting"
         self._stack: Stack | None = None
         self._requests: SpoolRequests | None = None
+        self._record_requests: RecordRequests | None = None
         self._space: Space | None = None
 
     async def run(self) -> None:
@@ -115,7 +118,12 @@ class Worker:
         match request.get("op"):
             case "status":
                 space = space_to_message(self._space) if self._space is not None else None
-                return {"phase": self._phase, "spool": await self._spool_status(), "space": space}
+                return {
+                    "phase": self._phase,
+                    "spool": await self._spool_status(),
+                    "records": self._records_status(),
+                    "space": space,
+                }
             case "stop":
                 self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
                 return {}
@@ -126,6 +134,11 @@ class Worker:
                     )
                     raise Unavailable(why, backend=self._orders.backend)
                 return await self._requests.answer(request)
+            case str(name) if name.startswith(("records.", "clock.")):
+                if self._record_requests is None:
+                    why = "it is not mounted now ('wormfs status' says why)"
+                    raise Unavailable(why, backend=self._orders.backend)
+                return await self._record_requests.answer(request)
             case other:
                 raise SettingsError(f"the worker knows no request {other!r}")
 
@@ -134,6 +147,16 @@ class Worker:
             return None
         spool = dict(self._stack.status())
         return {**spool, "quarantine": await self._requests.quarantine()}
+
+    def _records_status(self) -> Message | None:
+        if self._stack is None:
+            return None
+        records = self._stack.records
+        return {
+            "erase": records.options.mode.value,
+            "clock": clock_to_message(records.clock.judged()),
+            "audit_problem": records.trail.problem if records.trail is not None else None,
+        }
 
     def _tell(self, event: str, **facts: object) -> None:
         with suppress(NoAnswer):  # the supervisor is gone: the listener will notice
@@ -205,9 +228,10 @@ class Worker:
 
     async def _run_stack(self, backend: Backend) -> WormfsError | None:
         orders = self._orders
-        stack = stacks.open_stack(
-            backend, orders.settings, orders.spool_directory, orders.instance_id, SystemClock()
-        )
+        try:
+            stack = await threads.run(_open_stack, backend, orders)
+        except WormfsError as error:
+            return error
         async with trio.open_nursery() as nursery:
             try:
                 await stack.start(nursery)
@@ -216,10 +240,12 @@ class Worker:
                 with trio.CancelScope(shield=True):
                     # Else the next attempt would meet a lock of our own.
                     await threads.run(stack.store.close)
+                    await threads.run(stack.close_records)
                 return error
             self._stack = stack
             requests = SpoolRequests(Administration(backend, stack.spool, stack.store, SystemClock()))
             self._requests = requests
+            record_requests = self._record_requests = RecordRequests(stack)
             try:
                 failure = await self._serve(stack)
                 if failure is None:
@@ -227,11 +253,12 @@ class Worker:
                 self._phase = "draining"
                 # Before the store is closed: nobody may work on it afterwards.
                 await requests.aclose()
+                await record_requests.aclose()
                 left_s = min(self._left_s(), self._orders.stop_timeout_s)
                 await stack.stop(max(left_s, _SHORTEST_DRAIN_S))
                 self._tell_unfinished(stack)
             finally:
-                self._stack = self._requests = None
+                self._stack = self._requests = self._record_requests = None
             nursery.cancel_scope.cancel()
         return failure
 
@@ -300,6 +327,18 @@ class Worker:
             except WormfsError as error:
                 log.debug("room unknown: %s", error)  # the last known numbers stay
             await trio.sleep(_SPACE_EVERY_S)
+
+
+def _open_stack(backend: Backend, orders: Orders) -> Stack:
+    """Blocks for the state directory's disk. Raises Unavailable, SettingsError."""
+    return stacks.open_stack(
+        backend,
+        orders.settings,
+        orders.spool_directory,
+        orders.instance_id,
+        SystemClock(),
+        StatePlace(Path(orders.state_directory), stacks.read_boot_id()),
+    )
 
 
 def main() -> int:

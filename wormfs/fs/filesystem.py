@@ -15,13 +15,14 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
 
 from wormfs import threads
 from wormfs.backends.base import Backend, Reader
-from wormfs.clock import Clock
+from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
     AlreadyExists,
     DirectoryNotEmpty,
@@ -30,6 +31,7 @@ from wormfs.errors import (
     NoSuchAttribute,
     NotADirectory,
     NotFound,
+    Refused,
     Sealed,
     Unsupported,
     WormfsError,
@@ -43,6 +45,7 @@ from wormfs.fs.listing import Item, Listing
 from wormfs.fs.processes import same_process
 from wormfs.fs.space import ShownSpace, SpaceView, shown
 from wormfs.model import ROOT, DirectoryAttributes, Key, Kind, ObjectInfo, Record, child
+from wormfs.records.records import Asker, Records
 from wormfs.spool.entry import Entry, Writer
 from wormfs.spool.spool import Spool
 from wormfs.worm import rules
@@ -78,6 +81,7 @@ class FileSystem:
         backend: Backend,
         spool: Spool,
         clock: Clock,
+        records: Records,
         *,
         directory_cache_s: float = 1.0,
         space_cache_s: float = 30.0,
@@ -85,6 +89,7 @@ class FileSystem:
         self._backend = backend
         self._spool = spool
         self._clock = clock
+        self._records = records
         self._directory_cache_s = directory_cache_s
         self.space = SpaceView(backend, clock, space_cache_s)
         self._inodes = InodeTable(backend.name)
@@ -92,6 +97,8 @@ class FileSystem:
         self._closing = Closing(spool)
         self._inline = backend.traits.inline
         self._threads = threads.limiter(backend.traits.connections)
+        self.invalidate: Callable[[int, bytes], None] | None = None
+        """Makes the kernel forget a name in a directory; for names that go without its asking."""
 
     @property
     def name_cache_s(self) -> float:
@@ -145,18 +152,28 @@ class FileSystem:
     def _of_detached(self, inode: int, substitute: object) -> Attributes:
         if isinstance(substitute, Entry):
             return attributes.of_entry(inode, substitute)
+        if isinstance(substitute, ObjectInfo):
+            return attributes.of_object(inode, substitute, 0.0)
         raise NotFound("the file has been removed", backend=self._backend.name)
 
     async def setattr(
-        self, inode: int, change: AttributeChange, path_caller: Caller | None = None
+        self,
+        inode: int,
+        change: AttributeChange,
+        path_caller: Caller | None = None,
+        caller: Caller | None = None,
     ) -> Attributes:
         """chmod, chown, utimens, truncate.
 
-        ``path_caller``: who asks by name, not through a handle of its own.
+        Args:
+            path_caller: who asks by name, not through a handle of its own.
+            caller: who asks in any case.
         """
         node = self._inodes.node(inode)
         if isinstance(node.detached, Entry):
             return attributes.of_entry(inode, node.detached)
+        if node.detached is not None:
+            raise NotFound("the file has been erased", backend=self._backend.name)
         key = self._inodes.key(inode)
         entry = self._spool.get(key)
         if entry is not None:
@@ -173,8 +190,13 @@ class FileSystem:
         else:
             if change.mode is not None:
                 change = _without_same_mode(change, await self._ask(self._backend.record, key))
-            with self._about(key):
-                self._refuse_change(attributes.of_object(inode, info, 0.0), change)
+            if self._extends(change, info):
+                until_ns = (change.atime_ns or 0) // NS_PER_S * NS_PER_S
+                asker = Asker(caller.uid if caller is not None else -1)
+                await self._run(self._records.extend, key, until_ns, asker)
+            else:
+                with self._about(key):
+                    self._refuse_change(attributes.of_object(inode, info, 0.0), change)
         return attributes.of_object(inode, info, self._directory_cache_s)
 
     async def _change_entry(self, entry: Entry, change: AttributeChange) -> None:
@@ -208,6 +230,12 @@ class FileSystem:
             mtime_ns=change.mtime_ns,
         )
         await self._run(self._backend.set_directory_attributes, info.key, wanted)
+
+    def _extends(self, change: AttributeChange, now: ObjectInfo) -> bool:
+        """Whether a change of a record says, in the way of SnapLock, until when it shall stay."""
+        wanted = dataclasses.replace(change, atime_ns=None)
+        asked = change.atime_ns is not None and change.atime_ns != now.atime_ns
+        return self._records.options.atime_retention and asked and wanted == AttributeChange()
 
     def _refuse_change(self, now: Attributes, change: AttributeChange) -> None:
         rules.may_change_attributes(
@@ -471,7 +499,10 @@ class FileSystem:
         self._inodes.detach(parent, name)
 
     async def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
-        """Discard what is not a record yet; refuse the rest."""
+        """Discard what is not a record yet; erase a record whose time is over; refuse the rest.
+
+        Whoever has it open reads on where the backend lets them, and else gets an error.
+        """
         key = child(self._inodes.key(parent), name)
         entry = self._spool.get(key)
         if entry is not None:
@@ -481,7 +512,22 @@ class FileSystem:
         info = await self._ask(self._backend.stat, key)
         if info.kind is Kind.DIRECTORY:
             raise IsADirectory("a directory", backend=self._backend.name, key=key)
-        raise Sealed("the file is a record and stays", backend=self._backend.name, key=key)
+        erased = await self._run(self._records.erase, key, Asker(caller.uid))
+        self._inodes.detach(parent, name, erased)
+
+    def erased(self, info: ObjectInfo) -> None:
+        """A file went without the kernel's asking (a command): its name must not be shown from memory."""
+        parent = ROOT_INODE
+        *folders, name = info.key.split(b"/")
+        for folder in folders:
+            found = self._inodes.find(parent, folder)
+            if found is None:
+                return
+            parent = found
+        if self._inodes.find(parent, name) is not None:
+            self._inodes.detach(parent, name, info)
+            if self.invalidate is not None:
+                self.invalidate(parent, name)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """Only for what is not a record yet, and for empty directories; never onto a name that exists."""
@@ -544,16 +590,32 @@ class FileSystem:
         """The names of all attributes."""
         return list(await self._xattrs(inode))
 
-    async def setxattr(self, inode: int, name: bytes, value: bytes) -> None:
-        """Keep an attribute with a file that is not a record yet."""
-        await self._change_xattrs(inode, name, lambda now: xattrs.set_on_entry(now, name, value))
+    async def setxattr(self, inode: int, name: bytes, value: bytes, caller: Caller | None = None) -> None:
+        """Keep an attribute with a file that is not a record yet; of a record: extend its retention, or
+        put it under a legal hold."""
+        asker = Asker(caller.uid if caller is not None else -1)
+        extends: Callable[[Key], object] | None = None
+        if name == xattrs.RETAIN_UNTIL:
+            until_ns = xattrs.date_in(value, self._records.options.policy.zone)
+            extends = partial(self._records.extend, until_ns=until_ns, asker=asker)
+        elif name == xattrs.HOLD:
+            extends = partial(self._records.hold, cases=xattrs.cases_in(value), asker=asker)
+        await self._change_xattrs(inode, name, lambda now: xattrs.set_on_entry(now, name, value), extends)
 
-    async def removexattr(self, inode: int, name: bytes) -> None:
-        """Remove an attribute of a file that is not a record yet."""
-        await self._change_xattrs(inode, name, lambda now: xattrs.remove_from_entry(now, name))
+    async def removexattr(self, inode: int, name: bytes, caller: Caller | None = None) -> None:
+        """Remove an attribute of a file that is not a record yet; of a record: take its legal holds off."""
+        releases: Callable[[Key], object] | None = None
+        if name == xattrs.HOLD:
+            asker = Asker(caller.uid if caller is not None else -1)
+            releases = partial(self._records.release, cases=None, asker=asker)
+        await self._change_xattrs(inode, name, lambda now: xattrs.remove_from_entry(now, name), releases)
 
     async def _change_xattrs(
-        self, inode: int, name: bytes, change: Callable[[dict[bytes, bytes]], dict[bytes, bytes]]
+        self,
+        inode: int,
+        name: bytes,
+        change: Callable[[dict[bytes, bytes]], dict[bytes, bytes]],
+        change_record: Callable[[Key], object] | None,
     ) -> None:
         xattrs.must_be_user(name)
         key = self._inodes.key(inode)
@@ -564,12 +626,17 @@ class FileSystem:
             info = await self._ask(self._backend.stat, key)
             if info.kind is Kind.DIRECTORY:
                 raise Unsupported("directories keep no attributes", backend=self._backend.name, key=key)
-            raise Sealed("the file is a record", backend=self._backend.name, key=key)
+            if change_record is None:
+                raise Sealed("the file is a record", backend=self._backend.name, key=key)
+            await self._run(change_record, key)
+            return
         async with entry.closing:
             await self._spool.set_xattrs(entry, change(entry.xattrs))
 
     async def _xattrs(self, inode: int) -> dict[bytes, bytes]:
         node = self._inodes.node(inode)
+        if node.detached is not None and not isinstance(node.detached, Entry):
+            raise NotFound("the file has been erased", backend=self._backend.name)
         key = self._inodes.key(inode)
         entry = node.detached if isinstance(node.detached, Entry) else self._spool.get(key)
         if entry is not None:
@@ -586,6 +653,12 @@ class FileSystem:
         return shown(await self.space.space())
 
     # Small helpers
+
+    def refused(self, operation: str, uid: int, error: Refused) -> None:
+        """Note that somebody wanted to change what is fixed. Microseconds."""
+        if error.backend is None:
+            error.backend = self._backend.name
+        self._records.refused(operation, uid, error)
 
     @contextlib.contextmanager
     def _about(self, key: Key) -> Iterator[None]:

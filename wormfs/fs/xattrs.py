@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 
 from wormfs.clock import timestamp
-from wormfs.errors import NoSuchAttribute, OutOfSpace, Sealed, Unsupported
+from wormfs.errors import InvalidArgument, NoSuchAttribute, OutOfSpace, Sealed, Unsupported
 from wormfs.model import Record, Retention
 from wormfs.spool.entry import Entry
+from wormfs.worm import dates
+from wormfs.worm.retention import must_be_case
 
 OWN_PREFIX = b"user.wormfs."
+RETAIN_UNTIL = b"user.wormfs.retain_until"
+HOLD = b"user.wormfs.hold"
 USER_PREFIX = b"user."
 
 MAX_TOTAL_BYTES = 2048
@@ -67,9 +72,26 @@ def of_record(record: Record | None, backend: str) -> dict[bytes, bytes]:
     return shown | _of_retention(record.retention)
 
 
+def cases_in(value: bytes) -> tuple[str, ...]:
+    """The case numbers in a value of ``user.wormfs.hold``: separated by commas. Raises InvalidArgument."""
+    try:
+        cases = tuple(case.strip() for case in value.decode().split(",") if case.strip())
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("case numbers are text in UTF-8") from error
+    if not cases:
+        raise InvalidArgument("name the case; 'setfattr -x' and 'wormfs hold remove' take holds off")
+    for case in cases:
+        must_be_case(case)
+    return cases
+
+
+def date_in(value: bytes, zone: datetime.tzinfo) -> int | None:
+    """The date in a value of ``user.wormfs.retain_until``. Raises InvalidArgument."""
+    return dates.parse(value.decode("utf-8", "replace").rstrip("\0"), zone)
+
+
 def _of_retention(retention: Retention) -> dict[bytes, bytes]:
-    until = retention.retain_until_ns
     return {
-        b"user.wormfs.retain_until": b"forever" if until is None else timestamp(until).encode(),
-        b"user.wormfs.hold": ",".join(retention.holds).encode(),
+        RETAIN_UNTIL: dates.show(retention.retain_until_ns).encode(),
+        HOLD: ",".join(retention.holds).encode(),
     }

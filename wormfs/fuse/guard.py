@@ -11,7 +11,7 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import pyfuse3
 import trio
@@ -26,6 +26,13 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+@runtime_checkable
+class RefusalKeeper(Protocol):
+    """Operations that want to know of refusals."""
+
+    def refused(self, operation: str, uid: int, error: Refused) -> None: ...
+
+
 def guarded(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
     """Wrap a handler so that only FUSEError (and trio's own cancellation) can leave it."""
 
@@ -38,7 +45,10 @@ def guarded(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coro
         except trio.Cancelled:
             raise
         except Exception as error:
-            raise pyfuse3.FUSEError(number_for(error, handler.__name__)) from error
+            number = number_for(error, handler.__name__)
+            if number == errno.EPERM:
+                _record_refusal(args, handler.__name__, error)
+            raise pyfuse3.FUSEError(number) from error
 
     guard.__guarded__ = True  # type: ignore[attr-defined]
     return guard
@@ -60,12 +70,25 @@ def guarded_unanswered(
     return guard
 
 
-def number_for(error: Exception, operation: str) -> int:
-    """The errno that a caller sees, and the log line that an administrator does."""
+def _record_refusal(arguments: tuple[object, ...], operation: str, error: Exception) -> None:
+    """For the audit trail, where the operations keep one: who was refused what."""
+    cause = _cause_of(error)
+    if isinstance(cause, Refused) and arguments and isinstance(arguments[0], RefusalKeeper):
+        uids = [one.uid for one in arguments if isinstance(one, pyfuse3.RequestContext)]
+        arguments[0].refused(operation, uids[0] if uids else -1, cause)
+
+
+def _cause_of(error: Exception) -> BaseException:
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         # A nursery wraps what comes out of it, though it is one foreseen error.
         cause = cause.exceptions[0]
+    return cause
+
+
+def number_for(error: Exception, operation: str) -> int:
+    """The errno that a caller sees, and the log line that an administrator does."""
+    cause = _cause_of(error)
     if isinstance(cause, pyfuse3.FUSEError):
         return int(cause.errno)
     if isinstance(cause, WormfsError):

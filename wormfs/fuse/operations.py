@@ -6,9 +6,9 @@ import errno
 from collections.abc import Sequence
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, SetattrFields, StatvfsData
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, SetattrFields, StatvfsData
 
-from wormfs.errors import NotFound
+from wormfs.errors import NotFound, Refused
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.filesystem import FileSystem
 from wormfs.fuse.guard import guarded, guarded_unanswered
@@ -29,6 +29,11 @@ class WormOperations(pyfuse3.Operations):
         # The hot handlers skip a layer of attribute look-ups.
         self._write = filesystem.write
         self._read = filesystem.read
+        filesystem.invalidate = _invalidate
+
+    def refused(self, operation: str, uid: int, error: Refused) -> None:
+        """For the guard: somebody wanted to change what is fixed."""
+        self._fs.refused(operation, uid, error)
 
     def _reply(self, found: Attributes) -> EntryAttributes:
         entry = EntryAttributes()
@@ -79,7 +84,7 @@ class WormOperations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         path_caller = _caller(ctx) if fh is None else None
-        return self._reply(await self._fs.setattr(inode, change, path_caller))
+        return self._reply(await self._fs.setattr(inode, change, path_caller, _caller(ctx)))
 
     @guarded
     async def create(
@@ -205,11 +210,11 @@ class WormOperations(pyfuse3.Operations):
 
     @guarded
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._fs.setxattr(inode, name, value)
+        await self._fs.setxattr(inode, name, value, _caller(ctx))
 
     @guarded
     async def removexattr(self, inode: InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._fs.removexattr(inode, name)
+        await self._fs.removexattr(inode, name, _caller(ctx))
 
     @guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> StatvfsData:
@@ -232,6 +237,11 @@ def statvfs(total_bytes: int, free_bytes: int, total_files: int, free_files: int
     data.f_ffree = data.f_favail = free_files
     data.f_namemax = 255
     return data
+
+
+def _invalidate(parent: int, name: bytes) -> None:
+    # In pyfuse3's own thread: the kernel may wait for an answer of ours meanwhile.
+    pyfuse3.invalidate_entry_async(InodeT(parent), FileNameT(name), ignore_enoent=True)
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:

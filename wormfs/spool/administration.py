@@ -27,7 +27,7 @@ from wormfs.errors import (
     Refused,
     Sealed,
 )
-from wormfs.model import Key, Record, Retention, show
+from wormfs.model import Key, Record, show
 from wormfs.spool.entry import Entry
 from wormfs.spool.journal import UNKNOWN_KEY, EntryRecord
 from wormfs.spool.quarantine import QuarantinedEntry, Totals
@@ -244,7 +244,7 @@ class Administration:
             committed_at_ns=now,
             writer_uid=record.writer_uid,
             wormfs_version=wormfs.__version__,
-            retention=before.retention if before is not None else Retention(),
+            retention=before.retention if before is not None else self._spool.retention_of(record.key),
         )
         fixed = replace(record, size_bytes=size_bytes, sha256=digest, record=made, settle_until_ns=None)
         return fixed.moved(EntryState.SEALED, now, f"sealed as it is by {who}")

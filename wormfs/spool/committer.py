@@ -69,13 +69,15 @@ class Committer:
         ended: Callable[[Entry, Published | Conflict], None],
         release: Callable[[Entry], None],
         policy: RetryPolicy = RetryPolicy(),
+        committed: Callable[[Key, Record], None] | None = None,
     ):
-        """``release`` frees the spool files of a committed entry, in the publishing thread;
-        ``ended`` is told the outcome, on the event loop."""
+        """``release`` frees the spool files of a committed entry and ``committed`` is told of it, both in the
+        publishing thread and in this order; ``ended`` is told the outcome, on the event loop."""
         self._backend = backend
         self._clock = clock
         self._ended = ended
         self._release = release
+        self._committed = committed
         self._policy = policy
         self._backlog: dict[str, Entry] = {}
         self._in_flight: set[str] = set()
@@ -237,6 +239,8 @@ class Committer:
             self._drop_transfer(entry)
             raise
         self._release(entry)
+        if self._committed is not None:
+            self._committed(entry.key, record)
         return Published.OURS
 
     def _compare(self, entry: Entry, record: Record) -> None:

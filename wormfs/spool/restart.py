@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Collection
 
 from wormfs.model import show
 from wormfs.spool.entry import Entry, Writer
@@ -14,9 +15,16 @@ from wormfs.worm.lifecycle import EntryState
 log = logging.getLogger(__name__)
 
 
-def recover(store: SpoolStore, spool: Spool, backend_name: str) -> None:
+def recover(
+    store: SpoolStore,
+    spool: Spool,
+    backend_name: str,
+    erased_among: Callable[[Collection[str]], Collection[str]] = lambda entry_ids: (),
+) -> None:
     """Open ``store`` and hand its unfinished entries to ``spool``. Blocks; once, before ``spool.run``.
 
+    ``erased_among`` says which of some entries were committed and have been erased since: a power loss may
+    have brought their spool files back, which are not waited for when they go.
     Raises SpoolLocked, JournalError, and what the disk says.
     """
     store.open()
@@ -27,8 +35,14 @@ def recover(store: SpoolStore, spool: Spool, backend_name: str) -> None:
             backend_name, show(record.key) or "a file of unknown name", record.size_bytes, record.entry_id,
         )  # fmt: skip
     # In the order in which they were closed: that is when the last transition was.
+    sealed = [found.record.entry_id for found in swept.resume if found.record and found.record.record]
+    erased = frozenset(erased_among(sealed)) if sealed else frozenset()
     for found in sorted(swept.resume, key=lambda found: found.record.history[-1][1] if found.record else 0):
         assert found.record is not None and found.slot is not None, "what is resumed has a record"
+        if found.record.entry_id in erased:
+            log.warning("%s: %s was erased and stays so", backend_name, show(found.record.key))
+            store.release(found.slot)
+            continue
         if spool.get(found.record.key) is not None:
             # It cannot be; but if it ever is, the one that was closed first goes on and none is lost.
             log.error(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 import wormfs
 from wormfs import durability, threads
 from wormfs.backends.base import Transfer
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import WormfsError
-from wormfs.model import Record, show
+from wormfs.model import Key, Record, Retention, show
 from wormfs.oserrors import translating
 from wormfs.spool.entry import Entry
 from wormfs.spool.store import Slot, SpoolStore
@@ -29,11 +30,18 @@ _WORTH_WRITING_AHEAD_BYTES = 1 << 20
 class Sealer:
     """The durable transitions of entries of one backend."""
 
-    def __init__(self, backend: str, store: SpoolStore, clock: Clock):
-        """``backend``: its name, for messages."""
+    def __init__(
+        self,
+        backend: str,
+        store: SpoolStore,
+        clock: Clock,
+        retention_of: Callable[[Key], Retention] = lambda key: Retention(),
+    ):
+        """``backend``: its name, for messages. ``retention_of``: how long a file stays that is sealed now."""
         self._backend = backend
         self._store = store
         self._clock = clock
+        self._retention_of = retention_of
         self._beside = threads.Beside(_BESIDE)
 
     def close(self) -> None:
@@ -87,6 +95,7 @@ class Sealer:
                 committed_at_ns=now,
                 writer_uid=entry.writer.uid,
                 wormfs_version=wormfs.__version__,
+                retention=self._retention_of(entry.key),
             )
             if entry.transfer is not None:
                 entry.transfer.prepare(entry.spooled(), entry.record)

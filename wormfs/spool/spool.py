@@ -33,8 +33,9 @@ from wormfs.errors import (
     Unavailable,
     WormfsError,
 )
-from wormfs.model import FileAttributes, Key, show
+from wormfs.model import FileAttributes, Key, Retention, show
 from wormfs.oserrors import translated, translating
+from wormfs.records.records import Records
 from wormfs.spool.committer import Committer, Conflict, Published, RetryPolicy
 from wormfs.spool.entry import Entry, Writer
 from wormfs.spool.journal import payload_bound
@@ -106,14 +107,17 @@ class Spool:
         reserve: SpaceReserve,
         clock: Clock,
         options: SpoolOptions = SpoolOptions(),
+        records: Records | None = None,
     ):
+        """``records`` says until when a file stays and is told of commits; without it files stay for ever."""
         self._backend = backend
         self._store = store
         self._reserve = reserve
         self._clock = clock
         self._options = options
         self._names = Reservations()
-        self._sealer = Sealer(backend.name, store, clock)
+        self.retention_of = records.retention_of if records is not None else _forever
+        self._sealer = Sealer(backend.name, store, clock, self.retention_of)
         self._limiter = threads.limiter(_THREADS)
         # Apart from the others: a server that does not answer must not hold up what is being sealed.
         self._questions = threads.limiter(max(1, backend.traits.connections))
@@ -124,7 +128,12 @@ class Spool:
         self._refill_wake = trio.Event()
         self._nursery: trio.Nursery
         self.committer = Committer(
-            backend, clock, ended=self._ended, release=self._sealer.release, policy=options.retry
+            backend,
+            clock,
+            ended=self._ended,
+            release=self._sealer.release,
+            policy=options.retry,
+            committed=records.committed if records is not None else None,
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -639,3 +648,7 @@ class Spool:
     async def _journal(self, entry: Entry) -> None:
         if entry.slot is not None:
             await threads.run(entry.slot.write_durably, entry.journal(), limiter=self._limiter)
+
+
+def _forever(_: Key) -> Retention:
+    return Retention()

@@ -61,7 +61,7 @@ __all__ = ["RecoveredEntry", "Slot", "SpoolStore", "Swept"]
 log = logging.getLogger(__name__)
 
 MIN_BATCH: Final = 16
-MAX_BATCH: Final = 256
+MAX_BATCH: Final = 64
 """How many slots are prepared at once: few on a quiet backend, many on a busy one."""
 MAX_SPARE: Final = 256
 """Record files that are kept beyond the prepared ones; 16 KiB each."""

@@ -19,7 +19,10 @@ from wormfs.cli.main import COMMANDS, cli, main
 from wormfs.errors import SettingsError, Unavailable
 
 GOOD = "mountpoint: /mnt/worm\nbackends:\n  exams: {type: local, path: /srv/worm/exams}\n"
-STABLE = ["mount", "umount", "check", "status", "spool", "config", "completion"]
+STABLE = [
+    *("mount", "umount", "check", "status", "spool", "stat", "retain", "hold", "expire", "erase", "clock"),
+    *("config", "completion"),
+]
 
 
 def run(*arguments: str) -> Result:
@@ -242,5 +245,5 @@ def test_bash_completes_with_the_printed_script(tmp_path: Path) -> None:
         check=True,
         env={**os.environ, "PYTHONPATH": package},
     )
-    assert done.stdout.split() == ["check", "config", "completion"]
+    assert done.stdout.split() == ["check", "clock", "config", "completion"]
     assert done.stderr == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -41,12 +42,16 @@ def test_a_request_and_its_answer(directory: Path) -> None:
             def ask(message: Message) -> Message:
                 return client.request(message, timeout_s=5)
 
-            assert await threads.run(ask, {"request": "x"}) == {"ok": True, "got": {"request": "x"}}
+            uid = os.geteuid()
+            # Who asks is what the kernel says, not what the client does.
+            got = await threads.run(ask, {"request": "x", "peer_uid": 4711})
+            assert got == {"ok": True, "got": {"request": "x", "peer_uid": uid}}
             refused = await threads.run(ask, {"request": "nonsense"})
             assert refused == {"ok": False, "error": "that is nonsense"}
             assert (await threads.run(talk, directory, b"no json\n")).startswith(b'{"ok":false')
             assert await threads.run(talk, directory, b"half a li") == b""
-            assert await threads.run(ask, {"request": "y"}) == {"ok": True, "got": {"request": "y"}}
+            got = await threads.run(ask, {"request": "y"})
+            assert got == {"ok": True, "got": {"request": "y", "peer_uid": uid}}
             nursery.cancel_scope.cancel()
         assert not (directory / "control.sock").exists()
 

@@ -215,6 +215,7 @@ def test_orders_arrive_whole_and_not_a_byte_more_is_read() -> None:
         settings=LocalSettings(name="exams", path=Path("/srv/exams")),
         mountpoint="/mnt/worm/exams",
         source="wormfs#exams",
+        state_directory="/var/lib/wormfs",
         spool_directory="/var/lib/wormfs/spool/exams",
         instance_id="0" * 16,
         log_level="info",

@@ -227,7 +227,9 @@ class LocalBackend:
                         key=key,
                     )
                 immutable.make_mutable(fd)
+                durability.step("erase.mutable")
                 durability.remove_durably(name, directory_fd)
+                durability.step("erase.unlinked")
                 if os.fstat(fd).st_nlink or _exists(directory_fd, name):
                     raise BackendFault("it is still there after erasing", backend=self.name, key=key)
             finally:
