@@ -24,7 +24,7 @@ from typing import Final
 from wormfs.backends import record_codec
 from wormfs.backends.ftp.names import Names, claim_name
 from wormfs.backends.ftp.server import Server
-from wormfs.errors import AlreadyExists, BackendFault, NotFound
+from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable
 from wormfs.model import ROOT, Key, Record, parent_of, show
 
 META: Final = b"meta"
@@ -114,7 +114,10 @@ class Claims:
         for number in sorted(numbers, reverse=True):
             text = server.read_small(place + b"/" + _CHANGE % number + b"/" + _RECORD)
             if text is None:
-                continue
+                # Never taken for "no change": a hold might be in it.
+                raise Unavailable(
+                    "a change of its retention cannot be read now", backend=self._backend, key=claim.key
+                )
             record = record_codec.decode(text.strip())
             if record.entry_id == claim.record.entry_id:
                 return max(numbers), record

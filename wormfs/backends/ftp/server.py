@@ -86,7 +86,7 @@ class Server:
             if word.isdecimal():
                 return int(word)
             raise BackendFault(f"the answer to SIZE is no number: {reply.shown}", backend=self._backend)
-        if reply.code in (550, 553, 450):
+        if reply.code == 550:
             return None
         raise self.fail(reply, None, "ask for the size of a file")
 
@@ -136,7 +136,7 @@ class Server:
         """All of a small file; ``None`` when there is none."""
         stream = self.session.transfer(b"RETR " + path)
         if isinstance(stream, Reply):
-            if stream.code in (550, 553, 450):
+            if stream.code == 550:
                 return None
             raise self.fail(stream, None, "read a small file of wormfs's own")
         content = bytearray()
