@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from tests.conformance import storages_moodle
+from tests.conformance import storages_ftp, storages_moodle
 from wormfs.backends import registry
 from wormfs.backends.base import Backend
 from wormfs.model import FileAttributes, Key, ObjectInfo, Record, Retention
@@ -59,6 +59,10 @@ class Storage(Protocol):
 
     def spool(self) -> Path:
         """Where spool files must lie."""
+        ...
+
+    def rounds(self, full: int) -> int:
+        """How often a test that repeats itself ``full`` times on a disk should do so here."""
         ...
 
     def remove(self) -> None:
@@ -117,6 +121,9 @@ class LocalStorage:
         spool.mkdir(parents=True, exist_ok=True)
         return spool
 
+    def rounds(self, full: int) -> int:
+        return full
+
     def remove(self) -> None:
         subprocess.run(["chattr", "-R", "-i", str(self.top)], check=False, capture_output=True)
         shutil.rmtree(self.top)
@@ -127,6 +134,10 @@ STORAGES: dict[str, Callable[[Path], Storage]] = {
     "local-immutable": lambda top: LocalStorage(top, immutable=True),
     "moodle-postgresql": storages_moodle.postgresql,
     "moodle-mariadb": storages_moodle.mariadb,
+    "proftpd": storages_ftp.proftpd,
+    "pureftpd": storages_ftp.pureftpd,
+    "pyftpdlib": storages_ftp.pyftpdlib,
+    "vsftpd": storages_ftp.vsftpd,
 }
 
 

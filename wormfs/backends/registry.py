@@ -17,6 +17,7 @@ Factory = Callable[[str, Mapping[str, object]], Backend]
 
 DRIVERS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "ftp": "wormfs.backends.ftp.backend",
         "local": "wormfs.backends.local.backend",
         "moodle": "wormfs.backends.moodle.backend",
     }

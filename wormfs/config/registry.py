@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from wormfs.config.base import BackendSettings
+from wormfs.config.ftp import FtpSettings
 from wormfs.config.local import LocalSettings
 from wormfs.config.moodle import MoodleSettings
 
 MODELS: Mapping[str, type[BackendSettings]] = MappingProxyType(
     {
+        "ftp": FtpSettings,
         "local": LocalSettings,
         "moodle": MoodleSettings,
     }
