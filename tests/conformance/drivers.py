@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from tests.conformance import storages_s3
 from wormfs.backends import registry
 from wormfs.backends.base import Backend
 from wormfs.model import FileAttributes, Key, ObjectInfo, Record, Retention
@@ -50,6 +51,10 @@ class Storage(Protocol):
 
     def spool(self) -> Path:
         """Where spool files must lie."""
+        ...
+
+    def rounds(self, full: int) -> int:
+        """How often a test that repeats itself ``full`` times on a disk should do so here."""
         ...
 
     def remove(self) -> None:
@@ -93,6 +98,9 @@ class LocalStorage:
         spool.mkdir(parents=True, exist_ok=True)
         return spool
 
+    def rounds(self, full: int) -> int:
+        return full
+
     def remove(self) -> None:
         subprocess.run(["chattr", "-R", "-i", str(self.top)], check=False, capture_output=True)
         shutil.rmtree(self.top)
@@ -101,6 +109,9 @@ class LocalStorage:
 STORAGES: dict[str, Callable[[Path], Storage]] = {
     "local": LocalStorage,
     "local-immutable": lambda top: LocalStorage(top, immutable=True),
+    "moto": storages_s3.moto,
+    "seaweedfs": storages_s3.seaweedfs,
+    "seaweedfs-locked": storages_s3.seaweedfs_locked,
 }
 
 

@@ -22,7 +22,8 @@ def test_every_check_passes_again_and_again(storage: Storage, backend: Backend) 
     for _ in range(3):
         results = list(backend.check())
         assert failed(results) == []
-        assert [result.name for result in results if result.name != "immutable"] == EXPECTED
+        # A driver may try more.
+        assert [result.name for result in results if result.name in EXPECTED] == EXPECTED
     assert storage.visible() == before
     assert [info.key for info in backend.list(Key(b""))] == [b"exam.zip"]
 
@@ -46,7 +47,7 @@ def test_a_check_that_is_not_read_to_its_end_leaves_nothing(storage: Storage, ba
 def check_often(storage: Storage) -> list[CheckResult]:
     backend = storage.backend()
     try:
-        return [result for _ in range(5) for result in backend.check()]
+        return [result for _ in range(storage.rounds(5)) for result in backend.check()]
     finally:
         backend.close()
 

@@ -15,7 +15,9 @@ from wormfs.errors import SettingsError
 Factory = Callable[[str, Mapping[str, object]], Backend]
 """``create(name, options)`` of a driver's module. Raises SettingsError; touches nothing yet."""
 
-DRIVERS: Final[Mapping[str, str]] = MappingProxyType({"local": "wormfs.backends.local.backend"})
+DRIVERS: Final[Mapping[str, str]] = MappingProxyType(
+    {"local": "wormfs.backends.local.backend", "s3": "wormfs.backends.s3.backend"}
+)
 """Type as written in the settings → module that has a ``create``."""
 
 

@@ -7,9 +7,11 @@ from types import MappingProxyType
 
 from wormfs.config.base import BackendSettings
 from wormfs.config.local import LocalSettings
+from wormfs.config.s3 import S3Settings
 
 MODELS: Mapping[str, type[BackendSettings]] = MappingProxyType(
     {
         "local": LocalSettings,
+        "s3": S3Settings,
     }
 )

@@ -87,9 +87,9 @@ def test_all_problems_are_told_at_once_with_their_lines() -> None:
         "f.yaml:6: backends.exams.pth: is not a setting; did you mean 'path'?",
         "f.yaml:7: backends.exams.immutable: must be true or false, not 1",
         f"f.yaml:8: backends.exams.settle: {NO_DURATION}, not 'soon'",
-        "f.yaml:9: backends.s3.type: must be one of local, not 'locl'; did you mean 'local'?",
+        "f.yaml:9: backends.s3.type: must be one of local, s3, not 'locl'; did you mean 'local'?",
         f"f.yaml:10: backends.-x: {NO_NAME}",
-        "f.yaml:10: backends.-x.type: is missing; add one of: local",
+        "f.yaml:10: backends.-x.type: is missing; add one of: local, s3",
         "f.yaml:11: backends.y: must be a mapping such as {type: local, path: /srv/worm}, not '/srv/y'",
     ]
 

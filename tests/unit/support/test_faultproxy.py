@@ -261,10 +261,13 @@ def test_faults_add_up_and_clear_ends_them(client: socket.socket, proxy: FaultPr
 def test_a_server_that_is_not_there_is_a_reset() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = gone.getsockname()
-    with FaultProxy(address) as proxy, pytest.raises(ConnectionResetError):
-        # Already the connect may see it.
-        with socket.create_connection(proxy.address, 5) as client:
-            client.recv(1)
+    # Already the connect may see it.
+    with (
+        FaultProxy(address) as proxy,
+        pytest.raises(ConnectionResetError),
+        socket.create_connection(proxy.address, 5) as client,
+    ):
+        client.recv(1)
 
 
 def test_bytes_can_be_rewritten(echo: Echo) -> None:
