@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import s3servers
-from wormfs.backends.base import Backend
 from wormfs.backends.s3.backend import S3Backend
 from wormfs.backends.s3.options import ObjectLock, S3Options
 from wormfs.config.secret import Secret, SecretSource
@@ -61,7 +60,7 @@ class S3Storage:
         }
         return S3Options(**settings | changes)
 
-    def backend(self, **changes: Any) -> Backend:
+    def backend(self, **changes: Any) -> S3Backend:
         return S3Backend("archive", self.options(**changes))
 
     def name_of(self, key: Key) -> str:
@@ -76,13 +75,13 @@ class S3Storage:
 
     def visible(self) -> set[bytes]:
         names: set[bytes] = set()
-        for name in self.keys():
+        for name in self.all_keys():
             parts = name.rstrip("/").split("/")
             if not any(part.startswith(".wormfs") for part in parts):
                 names.update("/".join(parts[:count]).encode() for count in range(1, len(parts) + 1))
         return names
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """Every key below the prefix, hidden ones too."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
         return [each["Key"][len(self.prefix) :] for page in pages for each in page.get("Contents", ())]
@@ -114,7 +113,7 @@ class S3Storage:
         """Everything away; governance is bypassed here and nowhere else."""
         with ThreadPoolExecutor(8) as pool:
             if self.object_lock == "none":
-                list(pool.map(self._delete, self.keys()))
+                list(pool.map(self._delete, self.all_keys()))
             else:
                 list(pool.map(self._delete_version, self.versions()))
         self._end_uploads()

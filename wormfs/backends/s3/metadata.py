@@ -54,6 +54,11 @@ def decode(metadata: Mapping[str, str]) -> Kept:
     return Kept(None if text is None else record_codec.decode(unescape(text)), fields.get(MORE))
 
 
+def is_recorded(metadata: Mapping[str, str]) -> bool:
+    """Whether it says anything of a record."""
+    return any(name.lower() in (RECORD, MORE) for name in metadata)
+
+
 def escape(text: bytes) -> str:
     """Printable ASCII for any bytes."""
     return urllib.parse.quote_from_bytes(text, safe=_PRINTABLE)

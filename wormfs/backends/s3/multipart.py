@@ -15,8 +15,9 @@ from concurrent.futures import Future
 from wormfs.backends.s3.failures import NoSuchUpload
 from wormfs.backends.s3.names import Names
 from wormfs.backends.s3.options import Checksum
+from wormfs.backends.s3.span import body
 from wormfs.backends.s3.store import Store
-from wormfs.errors import BackendFault, NotFound, WormfsError
+from wormfs.errors import NotFound, WormfsError
 from wormfs.model import Key
 from wormfs.threads import Beside
 
@@ -161,14 +162,7 @@ class Upload:
         self._parts[number] = self._pool.start(self._send, number, start, size)
 
     def _send(self, number: int, start: int, size: int) -> dict[str, object]:
-        content = os.pread(self._fd, size, start)
-        while len(content) < size:
-            more = os.pread(self._fd, size - len(content), start + len(content))
-            if not more:
-                raise BackendFault(
-                    "the spool file is shorter than it was", backend=self._store.backend, key=self._key
-                )
-            content += more
+        content = body(self._fd, start, size)
         sums = self._store.checksums(content)
         answer = self._store.call(
             "upload_part", self._key, "send a part", Key=self._name, UploadId=self.id, PartNumber=number,

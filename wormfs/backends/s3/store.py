@@ -12,19 +12,34 @@ import email.utils
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
 from wormfs import clock
 from wormfs.backends.retry import Patience, retrying
 from wormfs.backends.s3.client import Client
 from wormfs.backends.s3.failures import PreconditionFailed, Raised, RangeNotSatisfiable, translated
 from wormfs.backends.s3.options import Checksum, ObjectLock, S3Options
+from wormfs.backends.s3.span import Span
 from wormfs.errors import AccessDenied, BackendFault, DigestMismatch, NotFound, Unavailable
 from wormfs.model import Record, Retention
 
 Result = TypeVar("Result")
 NS = 1_000_000_000
 _READ_CHUNK_BYTES = 1 << 20
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "head_object": ("ContentLength", "ETag", "LastModified"),
+        "get_object": ("ContentLength", "ETag", "Body"),
+        "put_object": ("ETag",),
+        "create_multipart_upload": ("UploadId",),
+        "upload_part": ("ETag",),
+        "complete_multipart_upload": ("ETag",),
+        "list_objects_v2": ("IsTruncated",),
+        "list_object_versions": ("IsTruncated",),
+    }
+)
+"""What every whole answer has."""
 _SLOWEST_BYTES_PER_S = 16 << 10
 """An answer that comes slower than this is treated as one that does not come."""
 
@@ -102,6 +117,12 @@ class Store:
             answer: dict[str, Any] = method(Bucket=self.bucket, **given)
         except Raised as error:
             raise translated(error, self.backend, key, doing) from error
+        # An answer that is cut in its headers passes for a whole one.
+        missing = [field for field in _NEEDED.get(operation, ()) if field not in answer]
+        if missing:
+            raise Unavailable(
+                f"cannot {doing}: the answer is not whole (no {missing[0]})", backend=self.backend, key=key
+            )
         return answer
 
     def close(self) -> None:
@@ -112,8 +133,6 @@ class Store:
     def head(self, name: str, key: bytes | None = None, version_id: str | None = None) -> Head:
         """Raises NotFound, also for a delete marker."""
         answer = self.call("head_object", key, "look it up", Key=name, VersionId=version_id)
-        if "ContentLength" not in answer:
-            raise BackendFault("the store answers without a size", backend=self.backend, key=key)
         until = answer.get("ObjectLockRetainUntilDate")
         return Head(
             name,
@@ -219,14 +238,14 @@ class Store:
             raise DigestMismatch("the store has other bytes than were sent", backend=self.backend, key=key)
         return Put(answer.get("ETag", ""), answer.get("VersionId"))
 
-    def checksums(self, content: bytes, sha256: str | None = None) -> dict[str, str]:
+    def checksums(self, content: bytes | Span, sha256: str | None = None) -> dict[str, str]:
         """What an upload of ``content`` carries for the store to check."""
         match self.options.checksum:
             case Checksum.SHA256:
-                raw = bytes.fromhex(sha256) if sha256 else hashlib.sha256(content).digest()
+                raw = bytes.fromhex(sha256) if sha256 else _digest(hashlib.sha256(), content)
                 return {"ChecksumSHA256": base64.b64encode(raw).decode()}
             case Checksum.MD5:
-                raw = hashlib.md5(content, usedforsecurity=False).digest()
+                raw = _digest(hashlib.md5(usedforsecurity=False), content)
                 return {"ContentMD5": base64.b64encode(raw).decode()}
             case Checksum.NONE:
                 return {}
@@ -352,6 +371,16 @@ _YEAR_NS = int(365.25 * 86400 * NS)
 def native_hold(retention: Retention) -> bool:
     """Whether the store's own legal hold is on: also for what is kept for ever."""
     return bool(retention.holds) or retention.retain_until_ns is None
+
+
+def _digest(digest: hashlib._Hash, content: bytes | Span) -> bytes:
+    if isinstance(content, Span):
+        while part := content.read(_READ_CHUNK_BYTES):
+            digest.update(part)
+        content.seek(0)
+    else:
+        digest.update(content)
+    return digest.digest()
 
 
 def version_of(version_id: str | None, etag: str) -> str:

@@ -121,9 +121,8 @@ class S3Transfer:
 
     def _found(self) -> Found | None:
         """What stands at the name. Raises AlreadyExists for a directory."""
-        if self._target.recent.absent(self._key):
-            return None
-        found = self._target.tree.file(self._key)
+        # A file that came a moment ago is found by the conditional put; a directory would not be.
+        found = None if self._target.recent.absent(self._key) else self._target.tree.file(self._key)
         if found is None and self._target.tree.directory(self._key) is not None:
             raise self._taken("a directory")
         return found
@@ -204,6 +203,8 @@ class S3Transfer:
     def _must_be_there(self) -> Found:
         found = self._target.tree.file(self._key)
         if found is None:
+            if self._target.tree.directory(self._key) is not None:
+                raise self._taken("a directory")
             raise BackendFault(
                 "the store says that the name is taken and that nothing is there",
                 backend=self._store.backend,
