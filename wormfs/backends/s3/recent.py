@@ -24,6 +24,7 @@ class Recent:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._answers: OrderedDict[Key, tuple[float, ObjectInfo | None]] = OrderedDict()
+        self._misses: OrderedDict[Key, bool] = OrderedDict()
 
     def remember(self, key: Key, info: ObjectInfo | None) -> None:
         """``None``: there is nothing of that name."""
@@ -43,10 +44,23 @@ class Recent:
         known, info = self._answer(key)
         return known and info is None
 
-    def is_directory(self, key: Key) -> bool:
-        """Whether it was a directory a moment ago."""
+    def directory(self, key: Key) -> ObjectInfo | None:
+        """The directory that it was a moment ago."""
         _, info = self._answer(key)
-        return info is not None and info.kind is Kind.DIRECTORY
+        return info if info is not None and info.kind is Kind.DIRECTORY else None
+
+    def expects_absence(self, parent: Key) -> bool:
+        """Whether the last name looked up in a directory was not there: then the next one hardly is."""
+        with self._lock:
+            return self._misses.get(parent, False)
+
+    def looked_up(self, parent: Key, *, absent: bool) -> None:
+        """How the last look into a directory ended."""
+        with self._lock:
+            self._misses[parent] = absent
+            self._misses.move_to_end(parent)
+            while len(self._misses) > _KEPT:
+                self._misses.popitem(last=False)
 
     def holds(self, info: ObjectInfo) -> bool:
         """Whether a moment ago the name held exactly this."""

@@ -26,7 +26,7 @@ from wormfs.model import Record, Retention
 
 Result = TypeVar("Result")
 NS = 1_000_000_000
-_READ_CHUNK_BYTES = 1 << 20
+_READ_CHUNK_BYTES = 256 << 10
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "head_object": ("ContentLength", "ETag", "LastModified"),

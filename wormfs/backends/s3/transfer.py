@@ -121,8 +121,11 @@ class S3Transfer:
 
     def _found(self) -> Found | None:
         """What stands at the name. Raises AlreadyExists for a directory."""
-        # A file that came a moment ago is found by the conditional put; a directory would not be.
-        found = None if self._target.recent.absent(self._key) else self._target.tree.file(self._key)
+        # A file that came in this moment is found by the conditional put. A directory that another host makes
+        # is not: no store could tell us, asked now or a moment ago.
+        if self._target.recent.absent(self._key):
+            return None
+        found = self._target.tree.file(self._key)
         if found is None and self._target.tree.directory(self._key) is not None:
             raise self._taken("a directory")
         return found

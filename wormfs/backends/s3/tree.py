@@ -58,15 +58,36 @@ class Tree:
     # Looking up
 
     def info(self, key: Key) -> ObjectInfo:
-        """File or directory. Raises NotFound."""
-        if key == ROOT:
-            return self._root()
-        found = self.file(key)
-        info = found.info if found is not None else self.directory(key)
+        """File or directory. What was a directory a moment ago is one: every new file asks for its
+        directory. Raises NotFound."""
+        known = self._recent.directory(key)
+        if known is not None:
+            return known
+        info = self._root() if key == ROOT else self._looked_up(key)
         self._recent.remember(key, info)
         if info is None:
             raise NotFound("there is no such name", backend=self._store.backend, key=key)
         return info
+
+    def _looked_up(self, key: Key) -> ObjectInfo | None:
+        """One request where that can be guessed: HEAD for what is there, a listing for what is not."""
+        parent = parent_of(key)
+        if self._recent.expects_absence(parent) and self._surely_absent(key):
+            return None
+        found = self.file(key)
+        info = found.info if found is not None else self.directory(key)
+        self._recent.looked_up(parent, absent=info is None)
+        return info
+
+    def _surely_absent(self, key: Key) -> bool:
+        """One listing tells that there is neither the object nor anything below it, unless names that begin
+        alike come between them."""
+        name = self._names.of(key)
+        page = self._store.page(name, at_most=2, versions=self._store.versioned, key=key)
+        below = (name + "/").encode()
+        if any(each.name == name or each.name.encode().startswith(below) for each in page.objects):
+            return False
+        return page.after is None or page.objects[-1].name.encode() > below
 
     def taken(self, key: Key) -> bool:
         """Whether the name is a file or a directory."""
@@ -123,7 +144,7 @@ class Tree:
 
     def must_be_directory(self, key: Key) -> None:
         """Raises NotFound, NotADirectory. What was one a moment ago is one."""
-        if key == ROOT or self._recent.is_directory(key):
+        if key == ROOT or self._recent.directory(key) is not None:
             return
         try:
             info = self.info(key)
