@@ -6,6 +6,7 @@ Exactly prefix + path; nothing is escaped, so that every other tool finds the sa
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
 from wormfs.backends.base import RESERVED_PREFIX
@@ -16,6 +17,7 @@ MAX_KEY_BYTES: Final = 1024
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
 MAX_NAME_BYTES: Final = 255
 HIDDEN: Final = RESERVED_PREFIX.decode()
+_CHANGED_BY_STORES: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 _LAST: Final = 9_999_999_999
 
 
@@ -56,7 +58,7 @@ class Names:
             raise InvalidName(
                 "names in a bucket are UTF-8, and this one is not", backend=self._backend, key=name
             ) from None
-        if any(ord(character) < 0x20 or ord(character) == 0x7F or character == "\\" for character in text):
+        if _CHANGED_BY_STORES.search(text):
             raise InvalidName(
                 "a control character or backslash: some stores change or refuse it",
                 backend=self._backend,
@@ -98,6 +100,17 @@ class Names:
         except (InvalidName, NameTooLong):
             return None
         return key
+
+    def shows(self, name: str) -> bool:
+        """Whether a component of a key in the bucket can be a name in the tree."""
+        component = name.encode()
+        if component in (b"", b".", b"..") or component.startswith(RESERVED_PREFIX):
+            return False
+        try:
+            self.validate(component)
+        except (InvalidName, NameTooLong):
+            return False
+        return True
 
     # Hidden objects
 

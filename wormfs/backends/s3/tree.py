@@ -174,7 +174,7 @@ class Tree:
         files: list[str] = []
         for item in _merged(pages):
             name = item.name.removesuffix("/")
-            if item.name == below or self._names.key_of(item.name) is None:
+            if not self._names.shows(name[len(below) :]):
                 continue
             while files and not name.startswith(files[-1]):
                 files.pop()
@@ -252,8 +252,13 @@ def _merged(pages: Iterator[Page]) -> Iterator[Listed]:
     markers none."""
     oldest: Listed | None = None
     for page in pages:
-        both = page.objects + [Listed(prefix) for prefix in page.prefixes]
-        for item in sorted(both, key=lambda each: each.name.encode()):
+        items = page.objects
+        if page.prefixes:
+            # Each kind comes in order; only the two of them have to be brought together.
+            items = sorted(
+                items + [Listed(prefix) for prefix in page.prefixes], key=lambda each: each.name.encode()
+            )
+        for item in items:
             if oldest is not None and oldest.name != item.name:
                 yield oldest
                 oldest = None
