@@ -17,7 +17,7 @@ from wormfs.backends.s3.names import Names
 from wormfs.backends.s3.options import Checksum
 from wormfs.backends.s3.span import body
 from wormfs.backends.s3.store import Store
-from wormfs.errors import NotFound, WormfsError
+from wormfs.errors import NotFound, Unavailable, WormfsError
 from wormfs.model import Key
 from wormfs.threads import Beside
 
@@ -42,6 +42,7 @@ class Uploads:
         self._names = names
         self._instance = f"unknown-{secrets.token_hex(8)}"
         self._own: set[str] = set()
+        self._doubtful: set[Key] = set()
 
     def belong_to(self, instance: str) -> None:
         """Notes are written under this name from now on."""
@@ -58,6 +59,36 @@ class Uploads:
         """The upload is completed or aborted."""
         self._store.purge(note)
         self._own.discard(note)
+
+    def create(self, key: Key, name: str, parameters: Mapping[str, object]) -> str:
+        """Begin an upload; its id. An answer that is lost leaves an upload that nobody knows of."""
+
+        def once() -> str:
+            try:
+                answer = self._store.once(
+                    "create_multipart_upload", key, "begin the upload", Key=name, **parameters
+                )
+            except Unavailable:
+                self._doubtful.add(key)
+                raise
+            upload_id: str = answer["UploadId"]
+            return upload_id
+
+        return self._store.patiently(once)
+
+    def end_unknown(self, key: Key, name: str) -> None:
+        """After a lost answer: abort the uploads of this name that no host has noted. Raises Unavailable."""
+        if key not in self._doubtful:
+            return
+        noted = set()
+        for note in self._store.names(f"{self._names.hidden}upload/"):
+            with contextlib.suppress(NotFound):  # settled meanwhile
+                noted.add(self._store.read_small(note.name).partition(b"\n")[0].decode())
+        answer = self._store.call("list_multipart_uploads", key, "list uploads", Prefix=name)
+        for upload in answer.get("Uploads", ()):
+            if upload["Key"] == name and upload["UploadId"] not in noted:
+                abort(self._store, name, upload["UploadId"], key)
+        self._doubtful.discard(key)
 
     def remove_stale(self) -> int:
         """Abort what an earlier run of this daemon left; how many there were."""
@@ -100,13 +131,11 @@ class Upload:
         self._parts: dict[int, Future[dict[str, object]]] = {}
         self._sums = store.options.checksum is Checksum.SHA256
         algorithm = {"ChecksumAlgorithm": "SHA256"} if self._sums else {}
-        answer = store.call(
-            "create_multipart_upload", key, "begin the upload", Key=name, **algorithm, **parameters
-        )
-        self.id: str = answer["UploadId"]
+        self.id = uploads.create(key, name, algorithm | dict(parameters))
         self._fd = os.dup(spool_fd)
         try:
             self._note = uploads.note(key, self.id)
+            uploads.end_unknown(key, name)
         except WormfsError:
             self._close()
             with contextlib.suppress(WormfsError):

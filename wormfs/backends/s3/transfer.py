@@ -112,6 +112,7 @@ class S3Transfer:
             upload, self._upload = self._upload, None
             if upload is not None:
                 upload.abort()
+            self._target.uploads.end_unknown(self._key, self._name)
             if self._whole_kept:
                 self._whole_kept = False
                 if not self._ours_is_there():
