@@ -182,6 +182,25 @@ def test_of_hosts_that_store_large_files_one_wins(sizes: str, plain: S3Storage, 
         host.close()
 
 
+def test_no_upload_is_completed_without_its_claim(plain: S3Storage) -> None:
+    """A race finds a missing claim only now and then: the store's own check catches most rivals."""
+    host, port = plain.endpoint.removeprefix("http://").split(":")
+    with HttpFaults((host, int(port))) as faults:
+        backend = plain.backend(endpoint=faults.endpoint)
+        backend.start()
+        store(plain, backend, KEY, LARGE)
+        backend.close()
+        seen = faults.seen
+        claimed = next(at for at, line in enumerate(seen) if line.startswith("PUT ") and "/claim/" in line)
+        completed = next(
+            at for at, line in enumerate(seen) if line.startswith("POST ") and "uploadId" in line
+        )
+        looked = next(
+            at for at in range(claimed, completed) if seen[at].startswith("HEAD ") and "exam.zip" in seen[at]
+        )
+        assert claimed < looked < completed
+
+
 def test_a_claim_of_a_host_that_is_gone_is_taken_over(plain: S3Storage) -> None:
     gone, here = plain.backend(), plain.backend(claim_age_s=0.0)
     gone.start()
