@@ -30,7 +30,15 @@ from wormfs.backends.s3.records import Records
 from wormfs.backends.s3.retaining import Retaining
 from wormfs.backends.s3.store import Put, Store, version_of
 from wormfs.backends.s3.tree import Found, Tree, recorded_info
-from wormfs.errors import AccessDenied, AlreadyExists, BackendFault, NotFound, Unsupported, WormfsError
+from wormfs.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BackendFault,
+    NotFound,
+    Unavailable,
+    Unsupported,
+    WormfsError,
+)
 from wormfs.model import Key, ObjectInfo, Record
 from wormfs.threads import Beside
 
@@ -135,6 +143,15 @@ class S3Transfer:
         """The name is taken: by this very record, or the publish failed."""
         if not _is(found, record):
             raise self._taken("another file")
+        if found.head.size_bytes != record.size_bytes:
+            # SeaweedFS, killed in the middle of a put, has left the name and our metadata without the bytes.
+            # Nobody was ever told that this is stored.
+            self._store.delete(self._name, self._key, found.head.version_id)
+            raise Unavailable(
+                f"the store kept {found.head.size_bytes} bytes of {record.size_bytes}; it is sent again",
+                backend=self._store.backend,
+                key=self._key,
+            )
         self._end_upload()
         self._target.retaining.secure(self._key, found.head, record)
         return found.info
