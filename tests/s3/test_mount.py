@@ -180,7 +180,7 @@ def test_kill_under_load(whom: str, daemons: Callable[..., Daemon], tmp_path: Pa
             wait_until(lambda begun=begun: load.stored_so_far() > begun + 5)
             time.sleep(chance.uniform(0, 0.3))
             if whom == "server":
-                # In order: killed by SIGKILL, SeaweedFS itself has been seen to lose what it had taken.
+                # In order. After SIGKILL an object of 0 bytes was seen in one run of three; the cause is open.
                 server.stop()
                 time.sleep(0.5)
                 # What is written now is safe in the spool, and close says that it is not at the store.
