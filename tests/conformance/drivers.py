@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from tests.conformance import storages_ftp, storages_moodle
+from tests.conformance import storages_ftp, storages_moodle, storages_s3
 from wormfs.backends import registry
 from wormfs.backends.base import Backend
 from wormfs.model import FileAttributes, Key, ObjectInfo, Record, Retention
@@ -138,6 +138,9 @@ STORAGES: dict[str, Callable[[Path], Storage]] = {
     "pureftpd": storages_ftp.pureftpd,
     "pyftpdlib": storages_ftp.pyftpdlib,
     "vsftpd": storages_ftp.vsftpd,
+    "moto": storages_s3.moto,
+    "seaweedfs": storages_s3.seaweedfs,
+    "seaweedfs-locked": storages_s3.seaweedfs_locked,
 }
 
 

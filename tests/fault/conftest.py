@@ -46,7 +46,8 @@ class Place:
 
 
 # The layers above the driver are tried here. One server is enough for that; soak takes all.
-_SERVERS_FOR_SOAK = () if os.environ.get("WORMFS_SOAK") else ("proftpd", "pureftpd", "pyftpdlib")
+_OTHERS = ("moodle-mariadb", "moto", "proftpd", "pureftpd", "pyftpdlib", "seaweedfs-locked")
+_SERVERS_FOR_SOAK = () if os.environ.get("WORMFS_SOAK") else _OTHERS
 
 
 @pytest.fixture(params=sorted(STORAGES.keys() - set(_SERVERS_FOR_SOAK)))

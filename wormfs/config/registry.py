@@ -9,11 +9,13 @@ from wormfs.config.base import BackendSettings
 from wormfs.config.ftp import FtpSettings
 from wormfs.config.local import LocalSettings
 from wormfs.config.moodle import MoodleSettings
+from wormfs.config.s3 import S3Settings
 
 MODELS: Mapping[str, type[BackendSettings]] = MappingProxyType(
     {
         "ftp": FtpSettings,
         "local": LocalSettings,
         "moodle": MoodleSettings,
+        "s3": S3Settings,
     }
 )
