@@ -21,7 +21,7 @@ from typing import Protocol
 
 import trio
 
-from wormfs import durability, threads
+from wormfs import threads
 from wormfs.backends.base import Backend
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
@@ -344,8 +344,6 @@ class Spool:
             return
         try:
             ready_bytes = entry.digest.absorb(fd)
-            # Close will have to wait for the disk: let it begin now.
-            durability.begin_writeback(fd)
             if entry.transfer is not None and self._options.settle_s == 0:
                 self._advance(entry, ready_bytes)
         finally:
