@@ -315,6 +315,10 @@ class FileSystem:
             rules.may_open_record(flags)
         self.damage.check(key)
         reader = await self._ask(self._backend.open, info)
+        if key in self.damage:
+            # Found while it was being opened: among the open files that were told, this one was not yet.
+            reader.close()
+            self.damage.check(key)
         # The same name with other bytes can only be a file erased and made again elsewhere.
         content = (info.size_bytes, info.mtime_ns, info.version)
         keep_cache = node.content in (None, content)

@@ -15,11 +15,12 @@ from tests.crash.archive import local_backend
 from tests.support.faulty import FaultyBackend
 from tests.support.inprocess import Host, options
 from wormfs.audit import read
+from wormfs.backends.base import Reader
 from wormfs.errors import Busy, DigestMismatch, NotFound, OutOfSpace, Sealed, Unavailable
 from wormfs.fs.attributes import AttributeChange, Caller
 from wormfs.fs.inodes import ROOT_INODE
 from wormfs.fs.stack import StatePlace
-from wormfs.model import Key
+from wormfs.model import Key, ObjectInfo
 from wormfs.worm.lifecycle import EntryState
 
 
@@ -336,6 +337,22 @@ def test_a_damaged_file_is_refused_to_all_and_read_anew_when_it_is_whole(host: H
         assert host.call(host.fs.open, inode, os.O_RDONLY, host.caller).keep_cache
         with pytest.raises(DigestMismatch):
             host.call(host.fs.read, opened.handle, 0, 10)
+
+
+def test_damage_that_is_found_while_a_file_is_being_opened(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.store(b"f", b"content")
+    opens = host.backend.open
+
+    def found_meanwhile(info: ObjectInfo) -> Reader:
+        reader = opens(info)
+        host.fs.damage.replace([info.key])
+        return reader
+
+    monkeypatch.setattr(host.backend, "open", found_meanwhile)
+    with pytest.raises(DigestMismatch):
+        host.load(b"f")
 
 
 def test_whoever_is_refused_at_a_file_that_waits_for_its_commit_is_recorded(tmp_path: Path) -> None:
