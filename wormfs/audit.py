@@ -1,7 +1,8 @@
 """The audit trail: one line for everything that happens to a committed file, kept for years.
 
 ``<state directory>/audit/<backend>.jsonl`` holds one JSON object a line, only ever appended to;
-docs/audit.md names the fields. The file is private to the daemon's user. Several processes and threads
+docs/audit.md names the fields. The file is private to the daemon's user, to whom the state directory
+belongs, whoever makes it. Several processes and threads
 may write to the same file: each line is one ``write(2)`` with ``O_APPEND``, under ``flock``.
 
 Names of files can be personal ("exams/mueller-anna.pdf") and a line cannot be taken out again, so a line
@@ -39,7 +40,7 @@ from typing import Any, Final
 
 import trio
 
-from wormfs import durability, threads
+from wormfs import durability, ownership, threads
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import BackendFault, Unavailable
 from wormfs.model import Key
@@ -122,7 +123,9 @@ class AuditLog:
         """Why it cannot be written now, for ``wormfs status``; ``None`` while all is well."""
         try:
             durability.make_path_durably(os.fspath(self.path.parent), 0o700)
-            self._salt = _salt(self.path.parent)
+            self._owner = self.path.parent.parent.stat()
+            ownership.give_directory_to_owner(self.path.parent, self._owner)
+            self._salt = _salt(self.path.parent, self._owner)
             self._fd = self._open()
             durability.sync_directory_path(os.fspath(self.path.parent))
         except OSError as error:
@@ -279,11 +282,19 @@ class AuditLog:
 
     def _open(self) -> int:
         fd = os.open(self.path, _FLAGS, 0o600)
+        try:
+            ownership.give_to_owner(fd, self._owner)
+            self._look_for_a_cut(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _look_for_a_cut(self, fd: int) -> None:
         with _locked(fd):
             size = os.fstat(fd).st_size
             # A power loss may have cut the last line.
             self._torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-        return fd
 
     def _follow_rotation(self) -> None:
         """Somebody moved the file away (logrotate): go on in a new one. Raises OSError."""
@@ -354,21 +365,26 @@ def _at(now_ns: int) -> str:
     return f"{day:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06}Z"
 
 
-def _salt(directory: Path) -> bytes:
+def _salt(directory: Path, owner: os.stat_result) -> bytes:
     """The salt of this state directory, made at the first start. Raises OSError."""
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # Every backend has a process of its own, and all of them start at the same time.
         fcntl.flock(directory_fd, fcntl.LOCK_EX)
-        path = directory / "salt"
         with contextlib.suppress(FileNotFoundError):
-            text = path.read_text(encoding="ascii", errors="replace")
-            if not _SALT.fullmatch(text):
-                # Never replaced: with another one no file's lines would be found again.
-                raise OSError(errno.EINVAL, "it holds no salt; restore it", os.fspath(path))
-            return bytes.fromhex(text)
-        salt = secrets.token_bytes(_SALT_BYTES)
-        durability.write_file_durably("salt", salt.hex().encode(), directory_fd=directory_fd, mode=0o600)
-        return salt
+            return _kept_salt(directory / "salt", owner)
+        salt = secrets.token_bytes(_SALT_BYTES).hex().encode()
+        durability.write_file_durably("salt", salt, directory_fd=directory_fd, mode=0o600)
+        return _kept_salt(directory / "salt", owner)
     finally:
         os.close(directory_fd)
+
+
+def _kept_salt(path: Path, owner: os.stat_result) -> bytes:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        ownership.give_to_owner(file.fileno(), owner)
+        text = file.read(2 * _SALT_BYTES + 1).decode("ascii", "replace")
+    if not _SALT.fullmatch(text):
+        # Never replaced: with another one no file's lines would be found again.
+        raise OSError(errno.EINVAL, "it holds no salt; restore it", os.fspath(path))
+    return bytes.fromhex(text)

@@ -64,6 +64,42 @@ def test_only_the_daemons_user_can_read_it(trail: AuditLog) -> None:
     assert stat.S_IMODE(trail.path.parent.stat().st_mode) == 0o700
 
 
+def test_what_root_makes_belongs_to_whom_the_state_directory_does(tmp_path: Path) -> None:
+    """A command run by root before the daemon, which runs as somebody else."""
+    os.chown(tmp_path, 33, 34)
+    AuditLog(tmp_path, "exams", SystemClock()).close()
+    made = [tmp_path / "audit", *(tmp_path / "audit").iterdir()]
+    assert len(made) == 3
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(33, 34)}
+
+
+def test_what_root_made_earlier_is_given_back(tmp_path: Path) -> None:
+    AuditLog(tmp_path, "exams", SystemClock()).close()
+    os.chown(tmp_path, 33, 34)
+    trail = AuditLog(tmp_path, "exams", SystemClock())
+    trail.note(Event.COMMITTED, KEY)
+    trail.path.rename(tmp_path / "rotated")
+    trail.close()
+    made = [tmp_path / "audit", *(tmp_path / "audit").iterdir()]
+    assert len(made) == 3
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(33, 34)}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("name", ["salt", "exams.jsonl"])
+def test_no_link_in_the_state_directory_makes_root_give_away_another_file(
+    tmp_path: Path, name: str, link: Callable[[Path, Path], None]
+) -> None:
+    precious, state = tmp_path / "shadow", tmp_path / "state"
+    precious.write_text("00" * 32)
+    (state / "audit").mkdir(parents=True)
+    os.chown(state, 33, 34)
+    link(precious, state / "audit" / name)
+    with pytest.raises(Unavailable):
+        AuditLog(state, "exams", SystemClock())
+    assert precious.stat().st_uid == 0
+
+
 def test_the_salt_stays_and_differs_between_machines(trail: AuditLog, tmp_path: Path) -> None:
     again = AuditLog(tmp_path, "exams", SystemClock())
     other_backend = AuditLog(tmp_path, "forms", SystemClock())

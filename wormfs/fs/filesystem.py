@@ -207,7 +207,8 @@ class FileSystem:
         async with entry.closing:
             if not entry.state.changeable:
                 change = _without_same_mode(change, entry.record)
-                self._refuse_change(attributes.of_entry(0, entry), change)
+                with self._about(entry.key):
+                    self._refuse_change(attributes.of_entry(0, entry), change)
                 return
             if change.size_bytes is not None:
                 if entry.state is not EntryState.WRITING:
@@ -314,6 +315,10 @@ class FileSystem:
             rules.may_open_record(flags)
         self.damage.check(key)
         reader = await self._ask(self._backend.open, info)
+        if key in self.damage:
+            # Found while it was being opened: among the open files that were told, this one was not yet.
+            reader.close()
+            self.damage.check(key)
         # The same name with other bytes can only be a file erased and made again elsewhere.
         content = (info.size_bytes, info.mtime_ns, info.version)
         keep_cache = node.content in (None, content)
@@ -323,12 +328,13 @@ class FileSystem:
     async def _open_entry(self, inode: int, entry: Entry, flags: int, caller: Caller) -> Opened | None:
         """``None``: it is at the backend since a moment ago."""
         reopenable = entry.size_bytes > 0 or not entry.reopened
-        rules.may_open_entry(
-            entry.state,
-            flags,
-            same_process=same_process(caller.pid, entry.writer.pid),
-            reopenable=reopenable,
-        )
+        with self._about(entry.key):
+            rules.may_open_entry(
+                entry.state,
+                flags,
+                same_process=same_process(caller.pid, entry.writer.pid),
+                reopenable=reopenable,
+            )
         if not rules.wants_to_write(flags):
             fd = entry.duplicate_data()
             if fd is None:
@@ -640,7 +646,9 @@ class FileSystem:
             await self._run(change_record, key)
             return
         async with entry.closing:
-            await self._spool.set_xattrs(entry, change(entry.xattrs))
+            with self._about(key):
+                changed = change(entry.xattrs)
+            await self._spool.set_xattrs(entry, changed)
 
     async def _xattrs(self, inode: int) -> dict[bytes, bytes]:
         node = self._inodes.node(inode)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from wormfs import ownership
 from wormfs.errors import BackendFault, Busy, Unavailable
 from wormfs.model import Finding, FindingKind, Key, Record
 from wormfs.verify.request import Request
@@ -479,11 +480,14 @@ def _open_as_owner(path: Path) -> int:
 
     (SQLite gives the files that it makes beside a database to the database's owner.)
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if os.geteuid() == 0:
-        owner = path.parent.parent.stat()
-        os.fchown(fd, owner.st_uid, owner.st_gid)
-        os.chown(path.parent, owner.st_uid, owner.st_gid)
+    owner = path.parent.parent.stat()
+    ownership.give_directory_to_owner(path.parent, owner)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        ownership.give_to_owner(fd, owner)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

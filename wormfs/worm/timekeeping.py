@@ -71,7 +71,7 @@ class Judged:
 
     @property
     def expiry_ns(self) -> int | None:
-        """XX"""
+        """The time for "is it over?": in doubt the earlier. ``None`` while nothing counts as expired."""
         if self.trust is not Trust.SURE:
             return None
         high = self.believed.high_ns

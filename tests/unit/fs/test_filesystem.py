@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.crash.archive import local_backend
+from tests.support.faulty import FaultyBackend
 from tests.support.inprocess import Host, options
-from wormfs.errors import Busy, DigestMismatch, NotFound, OutOfSpace, Sealed
+from wormfs.audit import read
+from wormfs.backends.base import Reader
+from wormfs.errors import Busy, DigestMismatch, NotFound, OutOfSpace, Sealed, Unavailable
 from wormfs.fs.attributes import AttributeChange, Caller
 from wormfs.fs.inodes import ROOT_INODE
-from wormfs.model import Key
+from wormfs.fs.stack import StatePlace
+from wormfs.model import Key, ObjectInfo
 from wormfs.worm.lifecycle import EntryState
 
 
@@ -333,3 +337,59 @@ def test_a_damaged_file_is_refused_to_all_and_read_anew_when_it_is_whole(host: H
         assert host.call(host.fs.open, inode, os.O_RDONLY, host.caller).keep_cache
         with pytest.raises(DigestMismatch):
             host.call(host.fs.read, opened.handle, 0, 10)
+
+
+def test_damage_that_is_found_while_a_file_is_being_opened(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.store(b"f", b"content")
+    opens = host.backend.open
+
+    def found_meanwhile(info: ObjectInfo) -> Reader:
+        reader = opens(info)
+        host.fs.damage.replace([info.key])
+        return reader
+
+    monkeypatch.setattr(host.backend, "open", found_meanwhile)
+    with pytest.raises(DigestMismatch):
+        host.load(b"f")
+
+
+def test_whoever_is_refused_at_a_file_that_waits_for_its_commit_is_recorded(tmp_path: Path) -> None:
+    """Regression: the refusal named no file in the log, and the audit trail had no line of it."""
+    backend = FaultyBackend(local_backend(tmp_path))
+    state = StatePlace(tmp_path / "state", "boot")
+    host = Host(backend, settings=options(commit_timeout_s=1.0), state=state).start()
+    try:
+        backend.faults.fail("publish", Unavailable("down"))
+        file = host.create(b"f")
+        host.write(file, b"content")
+        closing = host.background(host.close, file)
+        host.wait_for(lambda: state_of(host, b"f") is EntryState.SEALED, "it is sealed")
+        host.advance(2)
+        with pytest.raises(Unavailable):
+            closing.result(10)
+        attempts: list[Callable[[], object]] = [
+            lambda: host.change(b"f", AttributeChange(mode=0o100777)),
+            lambda: host.change(b"f", AttributeChange(mtime_ns=1)),
+            lambda: host.open(b"f", os.O_WRONLY),
+            lambda: host.setxattr(b"f", b"user.x", b"1"),
+            lambda: host.setxattr(b"f", b"user.wormfs.retain_until", b"2040-01-01"),
+            lambda: host.rename(b"f", b"g"),
+            lambda: host.unlink(b"f"),
+        ]
+        for attempt in attempts:
+            with pytest.raises(Sealed) as caught:
+                attempt()
+            assert caught.value.key == b"f"
+            host.on_loop(host.fs.refused, "try", 33, caught.value)
+        trail = host.stack.records.trail
+        assert trail is not None
+        assert len(list(read(trail.path, trail.subject(Key(b"f")).encode()))) == len(attempts)
+    finally:
+        host.crash()
+
+
+def state_of(host: Host, path: bytes) -> EntryState | None:
+    entry = host.stack.spool.get(Key(path))
+    return None if entry is None or entry.closing.locked() else entry.state

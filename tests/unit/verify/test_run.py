@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -379,6 +379,21 @@ def test_what_root_verifies_the_daemons_user_can_read(storage: LocalStorage, ver
     with verifier.catalog():
         owners = {entry.stat().st_uid for entry in path.parent.iterdir()}
         assert owners == {33}, "SQLite's own files, too"
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_no_link_makes_root_give_away_another_file(
+    verifier: Verifier, tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    precious = tmp_path / "shadow"
+    precious.touch()
+    path = catalog_path(verifier.state, "archive")
+    path.parent.mkdir()
+    os.chown(verifier.state, 33, 33)
+    link(precious, path)
+    with pytest.raises(Unavailable):
+        verifier.verify()
+    assert precious.stat().st_uid == 0
 
 
 def test_a_damaged_catalog_says_what_to_do(verifier: Verifier) -> None:
