@@ -61,6 +61,10 @@ class Storage(Protocol):
         """Where spool files must lie."""
         ...
 
+    def rounds(self, full: int) -> int:
+        """How often a test that repeats itself ``full`` times on a disk should do so here."""
+        ...
+
     def remove(self) -> None:
         """Everything away, immutable or not."""
         ...
@@ -116,6 +120,9 @@ class LocalStorage:
         spool = self.root / ".wormfs" / "spool" / "0123456789abcdef"
         spool.mkdir(parents=True, exist_ok=True)
         return spool
+
+    def rounds(self, full: int) -> int:
+        return full
 
     def remove(self) -> None:
         subprocess.run(["chattr", "-R", "-i", str(self.top)], check=False, capture_output=True)

@@ -46,7 +46,7 @@ def test_a_check_that_is_not_read_to_its_end_leaves_nothing(storage: Storage, ba
 def check_often(storage: Storage) -> list[CheckResult]:
     backend = storage.backend()
     try:
-        return [result for _ in range(5) for result in backend.check()]
+        return [result for _ in range(storage.rounds(5)) for result in backend.check()]
     finally:
         backend.close()
 

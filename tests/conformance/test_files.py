@@ -192,7 +192,7 @@ def test_of_sixteen_threads_one_wins(storage: Storage, backend: Backend) -> None
         return race(backend, storage, key, b"%d" % number * 5000)
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        for turn in range(20):
+        for turn in range(storage.rounds(20)):
             key = Key(b"raced-%d" % turn)
             results = list(pool.map(writer, range(16), [key] * 16))
             assert results.count("won") == 1
@@ -211,7 +211,7 @@ def process_races(storage: Storage, number: int, turns: int) -> list[str]:
 
 
 def test_of_eight_processes_one_wins(storage: Storage, backend: Backend) -> None:
-    turns = 20
+    turns = storage.rounds(20)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(8, context) as pool:
         runs = list(pool.map(process_races, [storage] * 8, range(8), [turns] * 8))
