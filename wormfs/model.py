@@ -63,6 +63,8 @@ class ObjectInfo:
     version: str | None = None
     recorded: bool = True
     storage_class: str | None = None
+    partial: bool = False
+    """From a listing that tells kind and size only: whoever needs the rest asks ``stat``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,18 +19,32 @@ def example(repository: Path) -> str:
 
 
 def uncommented(text: str) -> str:
-    """The example with every default written out: ``#key: value`` without a space is a setting."""
-    return re.sub(r"^( *)#(?=[a-z_]+:)", r"\1", text, flags=re.MULTILINE)
+    """The example with every default and every further backend written out: ``#key: value`` without a space
+    is a setting."""
+    return re.sub(r"^( *)#(?=[a-z0-9_-]+:)", r"\1", text, flags=re.MULTILINE)
 
 
 def test_the_example_can_be_used_as_it_is(example: str) -> None:
-    settings = parse(example, "config.example.yaml")
+    """Its one backend is local, so that a copy of it works; the others are commented out."""
+    assert {backend.type for backend in parse(example, "config.example.yaml").backends.values()} == {"local"}
+
+
+def test_every_driver_stands_in_the_example(example: str) -> None:
+    settings = parse(uncommented(example), "config.example.yaml")
     assert {backend.type for backend in settings.backends.values()} == set(MODELS)
 
 
 def test_every_setting_stands_in_the_example_with_its_default(example: str) -> None:
     settings = parse(uncommented(example), "config.example.yaml")
-    assert settings == parse(example, "config.example.yaml")
+    asked = parse(example, "config.example.yaml")
+    assert settings.model_copy(update={"backends": asked.backends}) == asked
+    for backend in settings.backends.values():
+        required = {
+            field: getattr(backend, field)
+            for field, info in type(backend).model_fields.items()
+            if info.default is PydanticUndefined
+        }
+        assert backend == type(backend)(**required)
 
 
 @pytest.mark.parametrize("model", [Settings, *MODELS.values()])
@@ -41,9 +55,11 @@ def test_no_setting_is_missing(example: str, model: type[Model]) -> None:
 
 
 @pytest.mark.parametrize("model", [Settings, *MODELS.values()])
-def test_optional_settings_are_commented_and_required_ones_are_not(example: str, model: type[Model]) -> None:
+def test_what_is_required_is_said_to_be(example: str, model: type[Model]) -> None:
     for field, info in model.model_fields.items():
-        if field == "name" or field == "type":
+        if field in ("name", "type"):
             continue
-        optional = info.default is not PydanticUndefined
-        assert bool(re.search(rf"^ *#{yaml_name(field)}:", example, re.MULTILINE)) == optional, field
+        found = re.search(rf"((?:^ *# .*\n)*)^ *#?{yaml_name(field)}:", example, re.MULTILINE)
+        assert found is not None, field
+        required = info.default is PydanticUndefined
+        assert bool(re.search("Required[.:]", found[1])) == required or found[1] == "", field

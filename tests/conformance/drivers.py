@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from tests.conformance import storages_moodle
+from tests.conformance import storages_ftp, storages_moodle, storages_s3
 from wormfs.backends import registry
 from wormfs.backends.base import Backend
 from wormfs.model import FileAttributes, Key, ObjectInfo, Record, Retention
@@ -134,6 +134,13 @@ STORAGES: dict[str, Callable[[Path], Storage]] = {
     "local-immutable": lambda top: LocalStorage(top, immutable=True),
     "moodle-postgresql": storages_moodle.postgresql,
     "moodle-mariadb": storages_moodle.mariadb,
+    "proftpd": storages_ftp.proftpd,
+    "pureftpd": storages_ftp.pureftpd,
+    "pyftpdlib": storages_ftp.pyftpdlib,
+    "vsftpd": storages_ftp.vsftpd,
+    "moto": storages_s3.moto,
+    "seaweedfs": storages_s3.seaweedfs,
+    "seaweedfs-locked": storages_s3.seaweedfs_locked,
 }
 
 

@@ -22,7 +22,8 @@ def test_every_check_passes_again_and_again(storage: Storage, backend: Backend) 
     for _ in range(3):
         results = list(backend.check())
         assert failed(results) == []
-        assert [result.name for result in results if result.name != "immutable"] == EXPECTED
+        # A driver may try more.
+        assert [result.name for result in results if result.name in EXPECTED] == EXPECTED
     assert storage.visible() == before
     assert [info.key for info in backend.list(Key(b""))] == [b"exam.zip"]
 

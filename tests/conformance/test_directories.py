@@ -116,6 +116,9 @@ def test_names_of_any_bytes_or_a_clear_refusal(storage: Storage, backend: Backen
             backend.validate(name)
         except InvalidName:
             continue
+        except NameTooLong:
+            assert len(name) > backend.traits.max_name_bytes
+            continue
         kept.append(name)
         key = child(ROOT, name)
         store(storage, backend, key, name)
@@ -166,7 +169,10 @@ def test_a_listing_tells_what_stat_tells(storage: Storage, backend: Backend) -> 
     listed = {info.key: info for info in backend.list(Key(b"job-1"))}
     assert set(listed) == {b"job-1/below", b"job-1/exam.zip"}
     for key, info in listed.items():
-        assert info == backend.stat(key)
+        told = backend.stat(key)
+        if info.partial:
+            told = dataclasses.replace(info, key=told.key, kind=told.kind, size_bytes=told.size_bytes)
+        assert info == told
 
 
 def test_a_listing_during_additions_and_removals_neither_misses_nor_repeats(

@@ -268,7 +268,9 @@ def test_after_an_outage_commits_come_in_the_order_of_the_closes(place: Place, h
 def test_entries_are_taken_up_in_the_order_of_the_closes(place: Place, host: Host) -> None:
     closed = close_in_other_order(place, host)
     host.crash()
-    place.storage.backend().start()
+    other = place.storage.backend()
+    other.start()
+    other.close()
     from wormfs.spool.committer import Committer  # the order in which it was handed the entries
 
     handed: list[Key] = []

@@ -17,8 +17,10 @@ Factory = Callable[[str, Mapping[str, object]], Backend]
 
 DRIVERS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "ftp": "wormfs.backends.ftp.backend",
         "local": "wormfs.backends.local.backend",
         "moodle": "wormfs.backends.moodle.backend",
+        "s3": "wormfs.backends.s3.backend",
     }
 )
 """Type as written in the settings → module that has a ``create``."""
@@ -41,5 +43,13 @@ def create(name: str, driver: str, options: Mapping[str, object]) -> Backend:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join(sorted(DRIVERS))
         raise SettingsError(f"there is no driver {driver!r} (known: {known}){hint}", backend=name)
-    factory = cast("Factory", importlib.import_module(module).create)
+    try:
+        factory = cast("Factory", importlib.import_module(module).create)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("wormfs"):
+            raise
+        raise SettingsError(
+            f"the {driver} driver needs {error.name}, which is not installed: pip install 'wormfs[{driver}]'",
+            backend=name,
+        ) from error
     return factory(name, options)

@@ -82,8 +82,9 @@ def of_entry(inode: int, entry: Entry) -> Attributes:
 
 
 def of_object(inode: int, info: ObjectInfo, directory_cache_s: float) -> Attributes:
-    """A committed file or a directory."""
+    """A committed file or a directory. What a listing tells only in part the kernel must not keep."""
     directory = info.kind is Kind.DIRECTORY
+    cache_s = directory_cache_s if directory else LONG_S
     return Attributes(
         inode=inode,
         mode=(stat.S_IFDIR | info.mode) if directory else (stat.S_IFREG | (info.mode & ~WRITE_BITS)),
@@ -93,5 +94,5 @@ def of_object(inode: int, info: ObjectInfo, directory_cache_s: float) -> Attribu
         atime_ns=info.atime_ns,
         mtime_ns=info.mtime_ns,
         ctime_ns=info.ctime_ns,
-        cache_s=directory_cache_s if directory else LONG_S,
+        cache_s=0.0 if info.partial else cache_s,
     )

@@ -46,3 +46,13 @@ def test_a_driver_is_loaded_only_when_it_is_used() -> None:
     code = "import sys, wormfs.backends.registry as r; print([m for m in sys.modules if '.local' in m])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    for module in [name for name in sys.modules if name.startswith("wormfs.backends.s3")]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(SettingsError, match=r"needs boto3.*pip install 'wormfs\[s3\]'"):
+        registry.create("exams", "s3", {"bucket": "exams"})

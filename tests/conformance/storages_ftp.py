@@ -1,0 +1,128 @@
+"""Directories of real FTP servers as storages for the tests of the driver contract."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support import ftpservers
+from tests.support.ftpservers import FtpServer, Security
+from wormfs.backends.base import Backend
+from wormfs.backends.ftp.backend import FtpBackend
+from wormfs.backends.ftp.options import FtpOptions, Tls
+from wormfs.config.secret import Secret, SecretSource
+from wormfs.model import DirectoryAttributes, Key
+
+NO_ATTRIBUTES = DirectoryAttributes()
+
+
+@functools.cache
+def server(kind: ftpservers.Kind, security: Security = Security.PLAIN) -> FtpServer:
+    """A server that all tests of this process share; each storage has a directory of its own there."""
+    running = FtpServer(kind, security)
+    atexit.register(running.remove)
+    return running
+
+
+@dataclass(frozen=True)
+class FtpStorage:
+    """A directory of a server. ``top``: a directory of the test, for spool files."""
+
+    port: int
+    files: Path
+    top: Path
+    tls: str = "none"
+    ca_file: str | None = None
+    folder: str = field(default_factory=lambda: f"t-{secrets.token_hex(6)}")
+
+    @property
+    def root(self) -> Path:
+        return self.files / self.folder
+
+    def options(self, **changes: Any) -> FtpOptions:
+        settings: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "user": ftpservers.USER,
+            "password": Secret(SecretSource.INLINE, ftpservers.PASSWORD),
+            "port": self.port,
+            "directory": "/" + self.folder,
+            "tls": Tls(self.tls),
+            "ca_file": self.ca_file,
+            "insecure": self.tls == "none",
+            "timeout_s": 10.0,
+            "patience_s": 3.0,
+        }
+        return FtpOptions(**settings | changes)
+
+    def backend(self, **changes: Any) -> Backend:
+        return FtpBackend("archive", self.options(**changes))
+
+    def path_of(self, key: Key) -> Path:
+        return self.root / os.fsdecode(key)
+
+    def plain(self, key: Key) -> bytes:
+        return self.path_of(key).read_bytes()
+
+    def place_foreign(self, key: Key, content: bytes) -> None:
+        path = self.path_of(key)
+        path.write_bytes(content)
+        os.chown(path, ftpservers.UID, ftpservers.UID)
+
+    def visible(self) -> set[bytes]:
+        names: set[bytes] = set()
+        for folder, folders, files in os.walk(os.fsencode(self.root)):
+            folders[:] = [name for name in folders if not name.startswith(b".wormfs")]
+            inside = os.path.relpath(folder, os.fsencode(self.root))
+            names.update(os.path.normpath(os.path.join(inside, name)) for name in folders + files)
+        return names
+
+    def hidden(self) -> set[str]:
+        """Everything below ``.wormfs``, as paths from there."""
+        top = self.root / ".wormfs"
+        return {str(path.relative_to(top)) for path in top.rglob("*")}
+
+    def spool(self) -> Path:
+        spool = self.top / "spool-files"
+        spool.mkdir(exist_ok=True)
+        return spool
+
+    def rounds(self, full: int) -> int:
+        """Each step is a question to a server: a tenth of what a disk is asked."""
+        return max(min(full, 3), full // 10)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root)
+
+
+def made(running: FtpServer, top: Path) -> FtpStorage:
+    """A new directory at ``running``."""
+    storage = FtpStorage(running.port, running.root, top, running.security.value, running.ca_file)
+    storage.root.mkdir()
+    os.chown(storage.root, ftpservers.UID, ftpservers.UID)
+    return storage
+
+
+def vsftpd(top: Path) -> FtpStorage:
+    """vsftpd: no MLSD, no hashes."""
+    return made(server(ftpservers.Kind.VSFTPD), top)
+
+
+def proftpd(top: Path) -> FtpStorage:
+    """proftpd with mod_digest."""
+    return made(server(ftpservers.Kind.PROFTPD), top)
+
+
+def pureftpd(top: Path) -> FtpStorage:
+    """pure-ftpd: mangles spaces and backslashes."""
+    return made(server(ftpservers.Kind.PUREFTPD), top)
+
+
+def pyftpdlib(top: Path) -> FtpStorage:
+    """pyftpdlib: UTF-8 only."""
+    return made(server(ftpservers.Kind.PYFTPDLIB), top)

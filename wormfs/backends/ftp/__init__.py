@@ -1,0 +1,1 @@
+"""FTP and FTPS servers as a backend. The only place that knows ftplib and ftputil."""

@@ -1,0 +1,463 @@
+"""An FTP or FTPS server as a backend. See ``wormfs.backends.base.Backend`` for what each method promises.
+
+Files lie plainly under their own names; records, and whatever is on its way, in ``.wormfs/`` (see
+``names``). How a name is won, published and given up is in ``claims``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from wormfs.backends.base import RESERVED_PREFIX, Guarantee, Traits
+from wormfs.backends.blockcache import BlockCache
+from wormfs.backends.ftp import check, inspection, probe, space
+from wormfs.backends.ftp.claims import Claim, Claims
+from wormfs.backends.ftp.listing import Seen, Type
+from wormfs.backends.ftp.names import MAX_KEY_BYTES, Names
+from wormfs.backends.ftp.options import FtpOptions, parse
+from wormfs.backends.ftp.pool import Pool
+from wormfs.backends.ftp.reader import FtpReader, Source
+from wormfs.backends.ftp.recent import Recent
+from wormfs.backends.ftp.server import Server
+from wormfs.backends.ftp.session import Session, connector
+from wormfs.backends.ftp.transfer import Debris, FtpTransfer, Target
+from wormfs.backends.retry import Patience, retrying
+from wormfs.clock import Clock, SystemClock
+from wormfs.errors import (
+    AlreadyExists,
+    BackendFault,
+    DirectoryNotEmpty,
+    InvalidArgument,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    Unavailable,
+    Unsupported,
+    WormfsError,
+)
+from wormfs.model import (
+    ROOT,
+    CheckResult,
+    DirectoryAttributes,
+    Finding,
+    Key,
+    Kind,
+    ObjectInfo,
+    Record,
+    RetentionChange,
+    Space,
+    child,
+    parent_of,
+)
+from wormfs.worm import retention
+
+Result = TypeVar("Result")
+
+_WRITE_BITS = 0o222
+_DIRECTORY_MODE = 0o777
+"""FTP keeps none: nothing in a directory can be changed, so whoever may enter the mount may add."""
+_CHANGE_ATTEMPTS = 200
+_COUNT_AGAIN_S = 3600.0
+
+
+def create(name: str, options: Mapping[str, object]) -> FtpBackend:
+    """For the registry. Raises SettingsError."""
+    return FtpBackend(name, parse(name, options))
+
+
+class FtpBackend:
+    """One directory of one server, through a pool of connections."""
+
+    def __init__(self, name: str, options: FtpOptions, clock: Clock | None = None) -> None:
+        self.name = name
+        self.options = options
+        self._clock = clock or SystemClock()
+        self._guarantee = Guarantee.ATOMIC
+        self._names = Names(name, options.directory, options.encoding)
+        self._claims = Claims(name, self._names)
+        self._pool: Pool | None = None
+        self._patience = Patience(total_s=options.patience_s)
+        self._recent = Recent(self._clock)
+        self._cache = BlockCache(options.read_memory_bytes)
+        self._claiming = threading.Lock()
+        self._debris = Debris()
+        self._used = space.Counted(self._clock, _COUNT_AGAIN_S)
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            guarantee=self._guarantee, connections=self.options.connections, max_key_bytes=MAX_KEY_BYTES
+        )
+
+    # Life
+
+    def start(self) -> None:
+        """Log in, make ``.wormfs``, prove what claims rest on, and find out which names are kept."""
+        self.close()
+        pool = Pool(
+            self.name, connector(self.name, self.options), self.options.connections, self.options.timeout_s
+        )
+        try:
+            with pool.session() as session:
+                pool.pipelining = session.keeps_order()
+            with pool.session() as session:
+                self._prove(self.server(session))
+        except BaseException as error:
+            pool.close()
+            if isinstance(error, WormfsError):
+                error.backend = error.backend or self.name
+            raise
+        self._pool = pool
+
+    def _prove(self, server: Server) -> None:
+        probe.make_places(server, self._names, self.name)
+        finding = probe.find_weakness(server, self._names)
+        self._guarantee = Guarantee.ATOMIC
+        if finding is not None:
+            if finding not in probe.BEARABLE or not self.options.exclusive_writer:
+                raise probe.refusal(self.name, finding)
+            self._guarantee = Guarantee.EXCLUSIVE_WRITER
+        self._names.abilities = probe.find_abilities(server, self._names)
+        inspection.sweep(server, self._names)
+
+    def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def connected(self) -> Pool:
+        """The connections. Raises Unavailable before ``start``."""
+        pool = self._pool
+        if pool is None:
+            raise Unavailable("it is not connected", backend=self.name)
+        return pool
+
+    def server(self, session: Session) -> Server:
+        """The server through a session."""
+        return Server(session, self.name, self._clock)
+
+    def spool_directory(self, instance_id: str) -> str | None:
+        return None
+
+    def check(self) -> Iterator[CheckResult]:
+        return check.run(self, self._names, self._claims, self._clock)
+
+    def space(self) -> Space:
+        told = self.ask(None, lambda server: space.ask(server, self._names))
+        if told.free_bytes is not None or self.options.capacity_bytes is None:
+            return told
+        capacity = self.options.capacity_bytes
+        used = self._used.bytes(lambda: self.ask(None, lambda server: space.used_bytes(server, self._names)))
+        return Space(capacity, max(0, capacity - used))
+
+    def time_ns(self) -> int | None:
+        return self.ask(None, lambda server: inspection.server_time_ns(server, self._names))
+
+    def findings(self) -> Iterator[Finding]:
+        return inspection.findings(self.ask, self._names, self._claims)
+
+    # Asking
+
+    def ask(self, key: Key | None, question: Callable[[Server], Result]) -> Result:
+        """An answer that may be asked for again when the connection breaks. Errors leave with their names."""
+
+        def once() -> Result:
+            with self.connected().session() as session:
+                return question(self.server(session))
+
+        try:
+            return retrying(once, self._patience)
+        except WormfsError as error:
+            raise self._named(error, key) from error.__cause__
+
+    def _once(self, key: Key, step: Callable[[Server], Result]) -> Result:
+        """A step that is not repeated here: what a lost reply left is for the caller to find out."""
+        try:
+            with self.connected().session() as session:
+                return step(self.server(session))
+        except WormfsError as error:
+            raise self._named(error, key) from error.__cause__
+
+    def _named(self, error: WormfsError, key: Key | None) -> WormfsError:
+        error.backend = error.backend or self.name
+        error.key = key if error.key is None else error.key
+        return error
+
+    def _not_found(self, key: Key) -> NotFound:
+        return NotFound("there is no such name", backend=self.name, key=key)
+
+    # Names
+
+    def validate(self, name: bytes) -> None:
+        self._names.validate(name)
+
+    def stat(self, key: Key) -> ObjectInfo:
+        path = self._names.checked(key)
+        return self.ask(key, lambda server: self._stat(server, key, path))
+
+    def _stat(self, server: Server, key: Key, path: bytes) -> ObjectInfo:
+        seen = server.look(path)
+        if seen is None or seen.type is Type.OTHER:
+            raise self._not_found(key)
+        if seen.type is Type.DIRECTORY:
+            return _directory(key, seen)
+        known = self._recent.get(key, seen)
+        if known is None:
+            claim = self._claims.read(server, key)
+            # Bytes still in the claim: what has the name is somebody else's file.
+            record = None if claim is None or self._claims.pending(server, key) else claim.record
+            self._recent.put(key, seen, record)
+        else:
+            record = known.record
+        return _file(key, seen, record)
+
+    def list(self, key: Key) -> Iterator[ObjectInfo]:
+        path = self._names.checked(key)
+
+        def start(server: Server) -> Iterator[Seen]:
+            seen = server.look(path)
+            if seen is None:
+                raise self._not_found(key)
+            if seen.type is not Type.DIRECTORY:
+                raise NotADirectory("it is a file", backend=self.name, key=key)
+            return server.list(path, key)
+
+        return self._listed(key, self.ask(key, start))
+
+    def _listed(self, key: Key, entries: Iterator[Seen]) -> Iterator[ObjectInfo]:
+        try:
+            for seen in entries:
+                name = self._names.inward(seen.name)
+                if (
+                    name is None
+                    or seen.type is Type.OTHER
+                    or name.startswith(RESERVED_PREFIX)
+                    or b"/" in name
+                ):
+                    continue
+                key_of_entry = child(key, name)
+                if seen.type is Type.DIRECTORY:
+                    yield _directory(key_of_entry, seen, partial=True)
+                else:
+                    yield _file(key_of_entry, seen, None, partial=True)
+        finally:
+            close = getattr(entries, "close", None)
+            if close is not None:
+                close()
+
+    # Files
+
+    def open(self, info: ObjectInfo) -> FtpReader:
+        path = self._names.checked(info.key)
+        now = self.ask(info.key, lambda server: self._stat(server, info.key, path))
+        if now.kind is Kind.DIRECTORY:
+            raise IsADirectory("it is a directory", backend=self.name, key=info.key)
+        if (now.size_bytes, now.version) != (info.size_bytes, info.version) and not info.partial:
+            raise NotFound("the file was replaced since it was looked up", backend=self.name, key=info.key)
+        source = Source(self.name, self.connected(), self._cache, self._patience)
+        return FtpReader(source, path, info.key, now.size_bytes, (now.version, now.mtime_ns))
+
+    def record(self, key: Key) -> Record | None:
+        path = self._names.checked(key)
+
+        def look(server: Server) -> Record | None:
+            claim = self._claim_of_file(server, key, path)
+            return None if claim is None else self._claims.current(server, claim)[1]
+
+        return self.ask(key, look)
+
+    def _claim_of_file(self, server: Server, key: Key, path: bytes) -> Claim | None:
+        """``None`` for a file that wormfs did not write. Raises NotFound, IsADirectory."""
+        seen = server.look(path)
+        if seen is None or seen.type is Type.OTHER:
+            raise self._not_found(key)
+        if seen.type is Type.DIRECTORY:
+            raise IsADirectory("it is a directory", backend=self.name, key=key)
+        claim = self._claims.read(server, key)
+        return None if claim is None or self._claims.pending(server, key) else claim
+
+    def begin(self, key: Key) -> FtpTransfer:
+        path = self._names.checked(key)
+
+        def look(server: Server) -> None:
+            if server.look(path) is not None:
+                raise AlreadyExists("the name is taken", backend=self.name, key=key)
+            self._must_have_directory(server, key)
+            self._claims.must_be_free(server, key)
+
+        self.ask(key, look)
+        return FtpTransfer(self._target(), key, resumed=False)
+
+    def resume(self, key: Key) -> FtpTransfer:
+        self._names.checked(key)
+        self.ask(key, lambda server: self._must_have_directory(server, key))
+        return FtpTransfer(self._target(), key, resumed=True)
+
+    def _must_have_directory(self, server: Server, key: Key) -> None:
+        """Raises NotFound, or NotADirectory when something on the way is a file."""
+        directory = parent_of(key)
+        if directory == ROOT:
+            return
+        seen = server.look(self._names.path(directory))
+        if seen is None:
+            self._must_have_directory(server, directory)
+            raise NotFound("its directory does not exist", backend=self.name, key=key)
+        if seen.type is not Type.DIRECTORY:
+            raise NotADirectory("its directory is a file", backend=self.name, key=key)
+
+    def _target(self) -> Target:
+        return Target(
+            name=self.name,
+            pool=self.connected(),
+            names=self._names,
+            claims=self._claims,
+            server=self.server,
+            claim=self._claim,
+            committed=self._committed,
+            debris=self._debris,
+            verify=self.options.verify_upload,
+        )
+
+    def _claim(self, server: Server, staging: bytes, key: Key) -> bool:
+        if self._guarantee is Guarantee.ATOMIC:
+            return self._claims.claim(server, staging, key)
+        # The server would merge the two: asked first, one thread of this only daemon at a time.
+        with self._claiming:
+            taken = self._claims.read(server, key) is not None
+            return not taken and self._claims.claim(server, staging, key)
+
+    def _committed(self, key: Key, record: Record) -> ObjectInfo:
+        self._recent.drop(key)
+        self._used.add(record.size_bytes)
+        return _file(key, Seen(Type.FILE, record.size_bytes), record)
+
+    def change_retention(self, key: Key, change: RetentionChange) -> Record:
+        path = self._names.checked(key)
+
+        def attempt(server: Server) -> Record | None:
+            claim = self._claim_of_file(server, key, path)
+            if claim is None:
+                raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
+            number, record = self._claims.current(server, claim)
+            wanted = dataclasses.replace(record, retention=retention.changed(record.retention, change))
+            if wanted == record or self._claims.append(server, claim, number + 1, wanted):
+                return wanted
+            return None
+
+        # Another change took the number: what it says is looked at, and ours comes after it.
+        for _ in range(_CHANGE_ATTEMPTS):
+            record = self.ask(key, attempt)
+            if record is not None:
+                return record
+        raise Unavailable("too many others change its retention at once", backend=self.name, key=key)
+
+    def erase(self, key: Key, *, early: bool = False) -> None:
+        path = self._names.checked(key)
+        begun: list[Claim | None] = []
+
+        def attempt(server: Server) -> None:
+            seen = server.look(path)
+            if seen is not None and seen.type is Type.DIRECTORY:
+                raise IsADirectory("it is a directory", backend=self.name, key=key)
+            finished = self._claims.finish_leaving(server, key)
+            claim = self._claims.read(server, key)
+            if claim is None and seen is None:
+                if not finished and not begun:
+                    raise self._not_found(key)
+                return
+            begun.append(claim)
+            if claim is not None and not (seen is not None and self._claims.pending(server, key)):
+                self._claims.erase(server, claim)
+            else:
+                reply = server.delete(path)
+                if not reply.good and server.look(path) is not None:
+                    raise server.fail(reply, key, "erase it")
+            if server.look(path) is not None:
+                raise BackendFault("it is still there after erasing", backend=self.name, key=key)
+
+        self.ask(key, attempt)
+        self._recent.drop(key)
+
+    # Directories
+
+    def make_directory(self, key: Key, attributes: DirectoryAttributes) -> ObjectInfo:
+        path = self._names.checked(key)
+
+        def make(server: Server) -> ObjectInfo:
+            reply = server.make_directory(path)
+            if not reply.good:
+                if server.look(path) is not None:
+                    raise AlreadyExists("the name is taken", backend=self.name, key=key)
+                self._must_have_directory(server, key)
+                raise server.fail(reply, key, "make the directory", storing=True)
+            return _directory(key, Seen(Type.DIRECTORY))
+
+        return self._once(key, make)
+
+    def remove_directory(self, key: Key) -> None:
+        if key == ROOT:
+            raise InvalidArgument("the root of a backend cannot be removed", backend=self.name)
+        path = self._names.checked(key)
+
+        def remove(server: Server) -> None:
+            reply = server.remove_directory(path)
+            if reply.good:
+                return
+            seen = server.look(path)
+            if seen is None:
+                self._must_have_directory(server, key)
+                raise self._not_found(key)
+            if seen.type is not Type.DIRECTORY:
+                raise NotADirectory("it is a file", backend=self.name, key=key)
+            for _ in server.list(path, key):
+                raise DirectoryNotEmpty("it is not empty", backend=self.name, key=key)
+            raise server.fail(reply, key, "remove the directory")
+
+        self._once(key, remove)
+
+    def set_directory_attributes(self, key: Key, attributes: DirectoryAttributes) -> None:
+        """FTP keeps none of them."""
+
+
+def _directory(key: Key, seen: Seen, *, partial: bool = False) -> ObjectInfo:
+    at_ns = seen.mtime_ns
+    return ObjectInfo(
+        key,
+        Kind.DIRECTORY,
+        mode=_DIRECTORY_MODE,
+        atime_ns=at_ns,
+        mtime_ns=at_ns,
+        ctime_ns=at_ns,
+        partial=partial,
+    )
+
+
+def _file(key: Key, seen: Seen, record: Record | None, *, partial: bool = False) -> ObjectInfo:
+    if record is None:
+        at_ns = seen.mtime_ns
+        return ObjectInfo(
+            key,
+            Kind.FILE,
+            seen.size_bytes,
+            atime_ns=at_ns,
+            mtime_ns=at_ns,
+            ctime_ns=at_ns,
+            recorded=partial,
+            partial=partial,
+        )
+    attributes = record.attributes
+    return ObjectInfo(
+        key,
+        Kind.FILE,
+        seen.size_bytes,
+        attributes.mode & ~_WRITE_BITS,
+        attributes.uid,
+        attributes.gid,
+        attributes.atime_ns,
+        attributes.mtime_ns,
+        record.committed_at_ns,
+        version=record.entry_id,
+    )

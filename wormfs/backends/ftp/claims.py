@@ -1,0 +1,294 @@
+"""Claims: how a name is won, published and given up, without locks and without time limits.
+
+What all servers but rclone refuse atomically is to rename a directory onto one that is not empty; none
+renames a *file* without overwriting. So a name is won by renaming a directory with the file and its record to
+``.wormfs/c/<sha256 of the key>``, where ``meta`` keeps it non-empty for ever. Only then the file is moved
+out to its final name, which anybody may do who finds the claim half finished: there is one claim, so there
+is one content.
+
+Erasing never deletes by a name that could by then be another file's. The file is moved into its claim, the
+claim is moved to a private place, and only there, after a look at whose it is, bytes are deleted. A host that
+was asleep in the middle of this and moves somebody else's new file finds that out and puts it back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from wormfs.backends import record_codec
+from wormfs.backends.ftp.names import Names, claim_name
+from wormfs.backends.ftp.server import Server
+from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable
+from wormfs.model import ROOT, Key, Record, parent_of, show
+
+META: Final = b"meta"
+DATA: Final = b"data"
+_GONE: Final = b"gone"
+_CHANGE: Final = b"r%06d"
+_CHANGE_NAME: Final = re.compile(rb"r(\d{6})")
+_RECORD: Final = b"record"
+_VERSION: Final = 1
+
+
+class Outcome(enum.Enum):
+    """How an attempt to finish a publish ended."""
+
+    PUBLISHED = "the file has its name"
+    IN_THE_WAY = "something that wormfs did not write has the name"
+    LOST = "neither the claim nor the name holds the bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who has a name. ``record``: as committed, without later changes."""
+
+    key: Key
+    record: Record
+
+
+def encode_meta(key: Key, record: Record) -> bytes:
+    """Two lines of JSON: whose claim it is, and the record."""
+    try:
+        path: object = key.decode()
+    except UnicodeDecodeError:
+        path = {"base64": base64.b64encode(key).decode()}
+    head = json.dumps({"v": _VERSION, "path": path}, ensure_ascii=False, separators=(",", ":"))
+    return head.encode() + b"\n" + record_codec.encode(record) + b"\n"
+
+
+def decode_meta(text: bytes) -> Claim:
+    """Raises BackendFault for what ``encode_meta`` did not make."""
+    head, _, rest = text.partition(b"\n")
+    try:
+        document = json.loads(head)
+        if document["v"] != _VERSION:
+            raise BackendFault(f"a claim of version {document['v']!r}: a newer wormfs wrote it")
+        path = document["path"]
+        key = path.encode() if isinstance(path, str) else base64.b64decode(path["base64"], validate=True)
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise BackendFault("a claim's meta cannot be understood: it was damaged") from error
+    return Claim(Key(key), record_codec.decode(rest.strip()))
+
+
+class Claims:
+    """The claims of one backend. Holds nothing; safe from any thread, each with its own ``Server``."""
+
+    def __init__(self, backend: str, names: Names) -> None:
+        self._backend = backend
+        self._names = names
+
+    # Looking
+
+    def read(self, server: Server, key: Key) -> Claim | None:
+        """The claim of a key. Raises BackendFault for one that cannot be understood."""
+        text = server.read_small(self._names.claim(key) + b"/" + META)
+        if text is None:
+            return None
+        try:
+            claim = decode_meta(text)
+        except BackendFault as error:
+            error.backend, error.key = self._backend, key
+            raise
+        if claim.key != key:
+            raise BackendFault("its claim names another path: it was damaged", backend=self._backend, key=key)
+        return claim
+
+    def pending(self, server: Server, key: Key) -> bool:
+        """Whether a claim still holds its bytes: what has the name, if anything, is not its file."""
+        return server.size(self._names.claim(key) + b"/" + DATA) is not None
+
+    def current(self, server: Server, claim: Claim) -> tuple[int, Record]:
+        """The number of the last change (0: none), and the record with it."""
+        place = self._names.claim(claim.key)
+        if server.size(place + b"/" + _CHANGE % 1 + b"/" + _RECORD) is None:
+            return 0, claim.record
+        numbers = [
+            int(found[1]) for found in map(_CHANGE_NAME.fullmatch, self._names_in(server, place)) if found
+        ]
+        for number in sorted(numbers, reverse=True):
+            text = server.read_small(place + b"/" + _CHANGE % number + b"/" + _RECORD)
+            if text is None:
+                # Never taken for "no change": a hold might be in it.
+                raise Unavailable(
+                    "a change of its retention cannot be read now", backend=self._backend, key=claim.key
+                )
+            record = record_codec.decode(text.strip())
+            if record.entry_id == claim.record.entry_id:
+                return max(numbers), record
+        return max(numbers, default=0), claim.record
+
+    def _names_in(self, server: Server, place: bytes) -> list[bytes]:
+        return [seen.name for seen in server.list(place, place)]
+
+    # Winning
+
+    def claim(self, server: Server, staging: bytes, key: Key) -> bool:
+        """The one moment at which a name is won: false when somebody else has it."""
+        target = self._names.claim(key)
+        reply = server.rename(staging, target)
+        if reply.good:
+            return True
+        if server.size(target + b"/" + META) is not None:
+            return False
+        if server.look(target) is not None:
+            raise BackendFault(
+                f"its claim {show(target)} has no meta: look what is in it, and move it away",
+                backend=self._backend,
+                key=key,
+            )
+        raise server.fail(reply, key, "claim the name")
+
+    def finish(self, server: Server, claim: Claim) -> Outcome:
+        """Give the claimed bytes their name, if they have not got it yet. Any host may do this.
+
+        Raises NotFound when the directory is gone; and the errors of the server.
+        """
+        key, size = claim.key, claim.record.size_bytes
+        path = self._names.path(key)
+        data = self._names.claim(key) + b"/" + DATA
+        found = server.size(path)
+        if found is None:
+            # A directory has no size; the server refuses to put a file in its place.
+            reply, found = server.move_file(data, path)
+            if not reply.good and server.look(path) is None:
+                if server.size(data) is None:
+                    return Outcome.LOST
+                self._must_have_parent(server, key)
+                raise server.fail(reply, key, "give the file its name")
+            if not reply.good and server.size(data) is not None:
+                return Outcome.IN_THE_WAY
+        elif server.size(data) is not None:
+            return Outcome.IN_THE_WAY
+        if found != size:
+            raise BackendFault(
+                f"the server shows {found} bytes under its name, not {size}", backend=self._backend, key=key
+            )
+        return Outcome.PUBLISHED
+
+    def _must_have_parent(self, server: Server, key: Key) -> None:
+        parent = parent_of(key)
+        if parent != ROOT and server.look(self._names.path(parent)) is None:
+            raise NotFound("its directory does not exist", backend=self._backend, key=key)
+
+    def must_be_free(self, server: Server, key: Key) -> None:
+        """Finish what somebody else has begun under this name. Raises AlreadyExists when it has a claim."""
+        # Mostly there is none, and SIZE needs no data connection to say so.
+        if server.size(self._names.claim(key) + b"/" + META) is None:
+            return
+        claim = self.read(server, key)
+        if claim is not None:
+            self.settle(server, claim)
+
+    def settle(self, server: Server, claim: Claim) -> None:
+        """A claim that is not ours: bring it to its end. Raises AlreadyExists unless it was being erased."""
+        key = claim.key
+        try:
+            outcome = self.finish(server, claim)
+        except NotFound:
+            outcome = Outcome.PUBLISHED  # its directory was removed: its own host makes it again
+        if outcome is Outcome.LOST:
+            if self._marked(server, claim):
+                self._remove(server, claim)
+                return
+            message = "the name belongs to a record whose file is gone: verification reports it"
+            raise AlreadyExists(message, backend=self._backend, key=key)
+        raise AlreadyExists("the name is taken", backend=self._backend, key=key)
+
+    # Giving up
+
+    def withdraw(self, server: Server, claim: Claim) -> None:
+        """Give a claim of ours up whose name something else has."""
+        self._take_away(server, claim)
+
+    def discard(self, server: Server, staging: bytes) -> None:
+        """Remove a file on its way. First out of reach: a claim that is under way must not lose its bytes."""
+        away = self._names.hidden(b"e", staging.rpartition(b"/")[2])
+        if server.rename(staging, away).good:
+            server.remove_tree(away)
+
+    def erase(self, server: Server, claim: Claim) -> None:
+        """Remove the file and its claim. Can be called again after it was cut off."""
+        mark = self._mark(claim)
+        reply = server.make_directory(mark)
+        if not reply.good and server.look(mark) is None:
+            if self.read(server, claim.key) is None:
+                return  # another host was faster
+            raise server.fail(reply, claim.key, "erase it")
+        self._remove(server, claim)
+
+    def _remove(self, server: Server, claim: Claim) -> None:
+        """The second half: what carries the mark goes."""
+        path, place = self._names.path(claim.key), self._names.claim(claim.key)
+        if server.look(path) is not None:
+            reply = server.rename(path, place + b"/" + _GONE)
+            if not reply.good and server.look(path) is not None:
+                raise server.fail(reply, claim.key, "erase it")
+            now = self.read(server, claim.key)
+            if now is not None and now.record.entry_id != claim.record.entry_id:
+                # We were late: the erased file's name has a new owner, whose file we have just moved.
+                server.rename(place + b"/" + _GONE, path)
+                return
+        self._take_away(server, claim)
+
+    def _take_away(self, server: Server, claim: Claim) -> None:
+        """Move a claim to a private place, see that it is the one that was meant, delete it there."""
+        place, away = self._names.claim(claim.key), self._names.leaving(claim.key)
+        reply = server.rename(place, away)
+        if not reply.good:
+            if server.look(place) is None:
+                return
+            raise server.fail(reply, claim.key, "remove its claim")
+        text = server.read_small(away + b"/" + META)
+        if text is not None and decode_meta(text).record.entry_id != claim.record.entry_id:
+            server.rename(away, place)
+            return
+        server.remove_tree(away)
+
+    def finish_leaving(self, server: Server, key: Key) -> bool:
+        """Delete what an erase of this key that was cut off has left; whether there was any."""
+        found = False
+        prefix = claim_name(key) + b"-"
+        places = self._names.hidden(b"e")
+        for name in self._names_in(server, places):
+            if name.startswith(prefix):
+                server.remove_tree(places + b"/" + name)
+                found = True
+        return found
+
+    def _mark(self, claim: Claim) -> bytes:
+        """A directory in the claim that says: this very file is being erased."""
+        return self._names.claim(claim.key) + b"/x-" + claim.record.entry_id.encode()
+
+    def _marked(self, server: Server, claim: Claim) -> bool:
+        return server.look(self._mark(claim)) is not None
+
+    # Changes
+
+    def append(self, server: Server, claim: Claim, number: int, record: Record) -> bool:
+        """Add a change of retention; false when that number is taken.
+
+        Raises NotFound when the file is being erased.
+        """
+        staging = self._names.staging()
+        target = self._names.claim(claim.key) + b"/" + _CHANGE % number
+        made = server.make_directory(staging)
+        if not made.good:
+            raise server.fail(made, claim.key, "store a change of its retention", storing=True)
+        server.store_small(staging + b"/" + _RECORD, record_codec.encode(record) + b"\n", claim.key)
+        # Where renaming merges directories, only this look keeps a number for one.
+        taken = server.size(target + b"/" + _RECORD) is not None
+        reply = None if taken else server.rename(staging, target)
+        if reply is None or not reply.good:
+            self.discard(server, staging)
+            if reply is None or server.size(target + b"/" + _RECORD) is not None:
+                return False
+            raise server.fail(reply, claim.key, "store a change of its retention")
+        if self._marked(server, claim):
+            raise NotFound("it is being erased", backend=self._backend, key=claim.key)
+        return True

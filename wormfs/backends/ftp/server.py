@@ -1,0 +1,246 @@
+"""What the driver does at the server, as single steps on one session: each says how it ended.
+
+Nothing here repeats itself: whoever calls knows what may be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import tempfile
+from collections.abc import Generator
+from typing import IO
+
+from wormfs.backends.ftp import listing
+from wormfs.backends.ftp.listing import Seen, Type
+from wormfs.backends.ftp.replies import Reply, failure
+from wormfs.backends.ftp.session import Session
+from wormfs.clock import Clock
+from wormfs.errors import BackendFault, Unavailable, WormfsError
+
+_BLOCK_BYTES = 1 << 18
+_LISTING_MEMORY_BYTES = 64 << 10
+_MAX_SMALL_BYTES = 1 << 20
+_COPY_BYTES = 64 << 10
+
+
+class Stored(enum.Enum):
+    """What is known of an upload beyond the server's word."""
+
+    COUNTED = "size"
+    HASHED = "the server's own hash"
+    READ_BACK = "read back"
+
+
+class Server:
+    """The server through one session. Not for two threads at once."""
+
+    def __init__(self, session: Session, backend: str, clock: Clock) -> None:
+        self.session = session
+        self._backend = backend
+        self._clock = clock
+
+    def can(self, feature: str) -> bool:
+        """Whether FEAT names it."""
+        return feature in self.session.features
+
+    def fail(self, reply: Reply, key: bytes | None, doing: str, *, storing: bool = False) -> WormfsError:
+        """The error for a refusal."""
+        return failure(reply, self._backend, key, doing, storing=storing)
+
+    # Names
+
+    def look(self, path: bytes) -> Seen | None:
+        """What is at ``path``; ``None`` when there is nothing (or nothing that this user may see)."""
+        if self.can("MLST"):
+            reply = self.session.command(b"MLST " + path)
+            if reply.code == 250:
+                return self._mlst(reply, path)
+            if reply.code in (550, 553, 450):
+                return None
+            if reply.code not in (500, 501, 502, 504):
+                raise self.fail(reply, None, "look at a name")
+        sized, dated, entered = self.session.commands(b"SIZE " + path, b"MDTM " + path, b"CWD " + path)
+        size = self._size(sized)
+        if size is not None:
+            return Seen(Type.FILE, size, _time_of(dated) or 0)
+        return Seen(Type.DIRECTORY) if entered.good else None
+
+    def _mlst(self, reply: Reply, path: bytes) -> Seen:
+        lines = reply.text.encode("latin-1").split(b"\n")[1:-1]
+        for line in lines:
+            seen = listing.facts(line.lstrip(b" ").removesuffix(b"\r"))
+            if seen is not None:
+                itself = seen.type is Type.OTHER and listing._is_itself(line.lstrip(b" "))  # noqa: SLF001
+                return Seen(Type.DIRECTORY, unique=seen.unique, mtime_ns=seen.mtime_ns) if itself else seen
+        raise BackendFault(f"the answer to MLST has no facts: {reply.shown}", backend=self._backend)
+
+    def size(self, path: bytes) -> int | None:
+        """Bytes of a file; ``None`` when there is no file (a directory has none either)."""
+        return self._size(self.session.command(b"SIZE " + path))
+
+    def _size(self, reply: Reply) -> int | None:
+        if reply.code == 213:
+            word = reply.text[3:].strip()
+            if word.isdecimal():
+                return int(word)
+            raise BackendFault(f"the answer to SIZE is no number: {reply.shown}", backend=self._backend)
+        if reply.code == 550:
+            return None
+        raise self.fail(reply, None, "ask for the size of a file")
+
+    def mtime_ns(self, path: bytes) -> int | None:
+        """When a file was changed last, by the server's clock; ``None`` where it does not say."""
+        return _time_of(self.session.command(b"MDTM " + path))
+
+    def _mtime_line(self, path: bytes, at_ns: int) -> bytes | None:
+        text = listing.time_text(at_ns)
+        if text is None:
+            return None
+        return (b"MFMT " if self.can("MFMT") else b"MDTM ") + text.encode() + b" " + path
+
+    def make_directory(self, path: bytes) -> Reply:
+        return self.session.command(b"MKD " + path)
+
+    def remove_directory(self, path: bytes) -> Reply:
+        return self.session.command(b"RMD " + path)
+
+    def delete(self, path: bytes) -> Reply:
+        return self.session.command(b"DELE " + path)
+
+    def rename(self, source: bytes, target: bytes) -> Reply:
+        """The reply that ended it: 250, or the refusal."""
+        # A RNTO after a RNFR that was refused is refused, too (RFC 959: 503).
+        begun, ended = self.session.commands(b"RNFR " + source, b"RNTO " + target)
+        return ended if begun.code == 350 else begun
+
+    def move_file(self, source: bytes, target: bytes) -> tuple[Reply, int | None]:
+        """``rename``, and the size that the target has then."""
+        lines = (b"RNFR " + source, b"RNTO " + target, b"SIZE " + target)
+        begun, ended, sized = self.session.commands(*lines)
+        return (ended if begun.code == 350 else begun), self._size(sized)
+
+    def size_and_set_mtime(self, path: bytes, at_ns: int) -> int | None:
+        """``size``; and the file's time is set where the server can: MFMT, else MDTM with two arguments
+        (vsftpd)."""
+        line = self._mtime_line(path, at_ns)
+        if line is None:
+            return self.size(path)
+        sized, _ = self.session.commands(b"SIZE " + path, line)
+        return self._size(sized)
+
+    # Content
+
+    def read_small(self, path: bytes) -> bytes | None:
+        """All of a small file; ``None`` when there is none."""
+        stream = self.session.transfer(b"RETR " + path)
+        if isinstance(stream, Reply):
+            if stream.code == 550:
+                return None
+            raise self.fail(stream, None, "read a small file of wormfs's own")
+        content = bytearray()
+        buffer = memoryview(bytearray(_COPY_BYTES))
+        while count := stream.receive(buffer):
+            content += buffer[:count]
+            if len(content) > _MAX_SMALL_BYTES:
+                stream.cut()
+                raise BackendFault("a file of wormfs's own is far too large", backend=self._backend)
+        reply = stream.finish()
+        if not reply.good:
+            raise self.fail(reply, None, "read a small file of wormfs's own")
+        return bytes(content)
+
+    def store_small(self, path: bytes, content: bytes, key: bytes | None) -> None:
+        """Store a few bytes, and prove by size that all of them arrived."""
+        stream = self.session.transfer(b"STOR " + path)
+        if isinstance(stream, Reply):
+            raise self.fail(stream, key, "store a file of wormfs's own", storing=True)
+        reply = stream.send_bytes(content) or stream.finish()
+        if not reply.good:
+            raise self.fail(reply, key, "store a file of wormfs's own", storing=True)
+        found = self.size(path)
+        if found != len(content):
+            message = f"the server kept {found} of {len(content)} bytes of a file of wormfs's own"
+            raise Unavailable(message, backend=self._backend, key=key)
+
+    def sha256(self, path: bytes, size: int, key: bytes | None) -> tuple[str, Stored]:
+        """The SHA-256 of what the server holds: its own word if it can compute one, else read back."""
+        if self.can("XSHA256"):
+            reply = self.session.command(b'XSHA256 "' + path + b'"')
+            words = [word for word in reply.text.lower().split() if len(word) == 64]
+            if reply.good and words:
+                return words[0], Stored.HASHED
+        stream = self.session.transfer(b"RETR " + path)
+        if isinstance(stream, Reply):
+            raise self.fail(stream, key, "read back what was stored")
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(_BLOCK_BYTES))
+        while count := stream.fill(buffer):
+            digest.update(buffer[:count])
+        reply = stream.finish()
+        if not reply.good:
+            raise self.fail(reply, key, "read back what was stored")
+        return digest.hexdigest(), Stored.READ_BACK
+
+    # Directories
+
+    def list(self, path: bytes, key: bytes) -> Generator[Seen, None, None]:
+        """The entries of a directory, from a copy in a temporary file, which the generator frees.
+
+        So the connection is free again when this returns, memory stays small, and a listing that was
+        cut off is an error.
+        """
+        copy: IO[bytes] = tempfile.SpooledTemporaryFile(_LISTING_MEMORY_BYTES)  # noqa: SIM115 (see above)
+        mlsd = self.can("MLST")
+        try:
+            self._fetch(path, key, mlsd, copy)
+        except BaseException:
+            copy.close()
+            raise
+        return _from_copy(copy, mlsd=mlsd, now_ns=self._clock.now_ns())
+
+    def _fetch(self, path: bytes, key: bytes, mlsd: bool, copy: IO[bytes]) -> None:
+        if mlsd:
+            line = b"MLSD " + path
+        else:
+            # As an argument, a name could be taken for an option or a pattern.
+            reply = self.session.command(b"CWD " + path)
+            if not reply.good:
+                raise self.fail(reply, key, "list the directory")
+            line = b"LIST -a"
+        stream = self.session.transfer(line)
+        if isinstance(stream, Reply):
+            if stream.code in (226, 450) and not mlsd:
+                return  # some servers call an empty directory an error
+            raise self.fail(stream, key, "list the directory")
+        buffer = memoryview(bytearray(_COPY_BYTES))
+        while count := stream.receive(buffer):
+            copy.write(buffer[:count])
+        reply = stream.finish()
+        if not reply.good:
+            raise self.fail(reply, key, "list the directory")
+
+    def remove_tree(self, path: bytes) -> None:
+        """A hidden directory with all that is in it. Raises what stands in the way."""
+        for seen in list(self.list(path, path)):
+            below = path + b"/" + seen.name
+            if seen.type is Type.DIRECTORY:
+                self.remove_tree(below)
+            else:
+                self._gone(self.delete(below), below)
+        self._gone(self.remove_directory(path), path)
+
+    def _gone(self, reply: Reply, path: bytes) -> None:
+        if not reply.good and self.look(path) is not None:
+            raise self.fail(reply, path, "remove a file of wormfs's own")
+
+
+def _time_of(reply: Reply) -> int | None:
+    return listing.time_ns(reply.text[3:].strip()) if reply.code == 213 else None
+
+
+def _from_copy(copy: IO[bytes], *, mlsd: bool, now_ns: int) -> Generator[Seen, None, None]:
+    with contextlib.closing(copy):
+        copy.seek(0)
+        yield from listing.entries(iter(copy.readline, b""), mlsd=mlsd, now_ns=now_ns)
