@@ -231,6 +231,15 @@ class Moodle:
             if course is None or row[4] == context_of(course)
         }
 
+    def lose(self, path: str, course: int = COURSE) -> None:
+        """As when the database is put back to a time before the file: neither its row nor wormfs's record."""
+        folder, _, name = path.rpartition("/")
+        file_hash = pathname_hash(context_of(course), f"/{folder}/" if folder else "/", name)
+        contenthash, _ = self.rows(course)[path]
+        lost = f"DELETE FROM {self.prefix}files WHERE pathnamehash = %s OR filename = %s"
+        self.execute(lost, file_hash, f"{file_hash}.json")
+        self.trash(contenthash)
+
     def content(self, path: str, course: int = COURSE) -> bytes:
         """The bytes of a file, found as Moodle's file API finds them."""
         folder, _, name = path.rpartition("/")

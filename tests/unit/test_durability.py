@@ -78,6 +78,31 @@ def test_every_step_in_the_code_is_listed_and_the_other_way_round(repository: Pa
     assert set(durability.STEPS) <= written
 
 
+SUITES = {
+    "spool": "tests/crash/test_kill.py",
+    "local": "tests/crash/test_kill.py",
+    "moodle": "tests/moodle/test_mounts.py",
+    "erase": "tests/mount/test_erase_kill.py",
+}
+"""Where daemons are killed at the steps that begin so."""
+
+
+def test_every_step_has_a_suite_that_kills_there(repository: Path) -> None:
+    """Not each step is passed on each backend, so each suite takes the steps that it reaches."""
+    assert {step.partition(".")[0] for step in durability.STEPS} == set(SUITES)
+    for prefix, suite in SUITES.items():
+        tree = ast.parse((repository / suite).read_text())
+        chosen = {
+            constant.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.comprehension) and ast.unparse(node.iter) == "durability.STEPS"
+            for constant in ast.walk(node)
+            if isinstance(constant, ast.Constant)
+        }
+        assert f"{prefix}." in chosen, f"{suite} does not walk the steps {prefix}.*"
+        assert "durability.CRASH_VARIABLE" in ast.unparse(tree), f"{suite} kills nobody"
+
+
 def test_nobody_imports_a_function_by_name(repository: Path) -> None:
     for path in sorted((repository / "wormfs").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -24,7 +24,7 @@ from wormfs.backends.base import Guarantee, Traits
 from wormfs.backends.local.reader import Buffers, LocalReader
 from wormfs.backends.moodle import check, findings, info, listing, names, starting
 from wormfs.backends.moodle.content import ContentKeeper
-from wormfs.backends.moodle.courses import Course, Courses
+from wormfs.backends.moodle.courses import Course, Courses, CourseState
 from wormfs.backends.moodle.database import Database
 from wormfs.backends.moodle.names import Area, Spot
 from wormfs.backends.moodle.options import MoodleOptions, parse
@@ -326,6 +326,12 @@ class MoodleBackend:
             raise self._only_courses(key) from None
         if located is None or (not located.spot.path and not courses_too):
             raise AlreadyExists("it is a directory", backend=self.name, key=key)
+        if located.course.state is CourseState.DELETED:
+            raise BackendFault(
+                "Moodle has deleted the course: nothing can be stored in it any more",
+                backend=self.name,
+                key=key,
+            )
         return located
 
     def _only_courses(self, key: Key) -> AccessDenied:

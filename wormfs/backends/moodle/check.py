@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from wormfs import durability
 from wormfs.backends.moodle import starting
+from wormfs.backends.moodle.courses import CourseState
 from wormfs.backends.moodle.names import Spot
 from wormfs.backends.moodle.pool import Digests
 from wormfs.backends.moodle.rows import NS_PER_S, Rows, Taken
@@ -84,6 +85,11 @@ class _Check:
         """Are table and pool of one Moodle? Then what Moodle stored last is in the pool."""
         backend = self._backend
         rows = backend.rows()
+        if backend.options.course is not None and backend.fixed_course().state is CourseState.DELETED:
+            raise BackendFault(
+                f"Moodle has deleted the course {backend.options.course!r}: nothing can be stored there",
+                backend=backend.name,
+            )
         recent = backend.database.read(lambda connection: rows.recent_content(connection, _SAMPLE))
         lost = [contenthash for contenthash, size in recent if backend.pool.size_of(contenthash) != size]
         if recent and len(lost) == len(recent):

@@ -1,7 +1,12 @@
-"""Courses: from the name of a directory to a context, remembered for a few seconds."""
+"""Courses: from the name of a directory to a context, remembered for a few seconds.
+
+A course that Moodle has deleted lives on in the records of its files: what they tell of its files stays
+under its name, so that a loss can be looked at and, when retention is over, erased.
+"""
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +17,30 @@ from sqlalchemy import Connection, Select, exists, select
 
 from wormfs import clock
 from wormfs.backends.base import RESERVED_PREFIX
+from wormfs.backends.moodle import sidecar
 from wormfs.backends.moodle.database import Database
 from wormfs.backends.moodle.names import MAX_NAME_BYTES, Area
 from wormfs.backends.moodle.options import CourseNames
-from wormfs.backends.moodle.tables import CONTEXT_COURSE, CONTEXT_SYSTEM, Tables
+from wormfs.backends.moodle.tables import (
+    CONTEXT_COURSE,
+    CONTEXT_SYSTEM,
+    LIKE_ESCAPE,
+    Tables,
+    like_escaped,
+)
 from wormfs.errors import BackendFault, NotFound
 
 _REMEMBER_S: Final = 5.0
 _REMEMBER_AT_MOST: Final = 4096
 _PAGE: Final = 200
+_RECORDS_LOOKED_AT: Final = 20
+
+
+class CourseState(enum.Enum):
+    """Whether Moodle still has a course."""
+
+    THERE = "there"
+    DELETED = "deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +50,7 @@ class Course:
     id: int
     shortname: str
     context_id: int
+    state: CourseState = CourseState.THERE
 
 
 class Courses:
@@ -43,22 +64,30 @@ class Courses:
         self._names = names
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, Course]] = {}
+        self._not_deleted: dict[str, float] = {}
+        """Names that no record tells of, and until when that is believed: finding out takes time."""
 
     def named(self, name: str, key: bytes | None = None) -> Course:
-        """The course that the settings or a path call ``name``. Raises NotFound, Unavailable."""
+        """The course that the settings or a path call ``name``, also one that is deleted and whose files have
+        records. Raises NotFound, Unavailable.
+        """
         now = clock.monotonic()
         with self._lock:
             until, course = self._known.get(name, (now, None))
+            look_at_records = self._not_deleted.get(name, now) <= now
         if course is not None and until > now:
             return course
-        found = self._database.read(partial(self._find, name=name), key)
-        if found is None:
-            raise NotFound(f"Moodle has no course {name!r}", backend=self._backend, key=key)
+        found = self._database.read(partial(self._look_up, name=name, look_at_records=look_at_records), key)
         with self._lock:
-            if len(self._known) >= _REMEMBER_AT_MOST:
-                self._known.clear()
-            self._known[name] = (now + _REMEMBER_S, found)
-        return found
+            for remembered in (self._known, self._not_deleted):
+                if len(remembered) >= _REMEMBER_AT_MOST:
+                    remembered.clear()
+            if found is not None:
+                self._known[name] = (now + _REMEMBER_S, found)
+                return found
+            if look_at_records:
+                self._not_deleted[name] = now + _REMEMBER_S
+        raise NotFound(f"Moodle has no course {name!r}", backend=self._backend, key=key)
 
     def name_of(self, course: Course) -> str:
         """What the directory of a course is called."""
@@ -98,12 +127,43 @@ class Courses:
             .where(context.c.contextlevel == CONTEXT_COURSE)
         )
 
+    def _look_up(self, connection: Connection, name: str, look_at_records: bool) -> Course | None:
+        # Exactly as it is shown: no 007, no sign, no other digits.
+        if self._names is CourseNames.ID and not (
+            name.isascii() and name.isdigit() and len(name) < 19 and str(int(name)) == name
+        ):
+            return None
+        found = self._find(connection, name)
+        return self._find_deleted(connection, name) if found is None and look_at_records else found
+
+    def _find_deleted(self, connection: Connection, name: str) -> Course | None:
+        """By the records of its files. Looks through all records: only what is nowhere is asked for."""
+        c = self._tables.files.c
+        ids = self._names is CourseNames.ID
+        told = sidecar.course_text(name) if ids else sidecar.shortname_text(name)
+        folder = sidecar.folder_of(self._area)
+        wanted = (
+            select(c.filepath, c.source)
+            .where(
+                c.component == sidecar.RECORDS.component,
+                c.filearea == sidecar.RECORDS.filearea,
+                c.itemid == sidecar.RECORDS.itemid,
+                c.filepath.like(f"{like_escaped(folder)}%", escape=LIKE_ESCAPE),
+                c.source.like(f"%,{like_escaped(told)},%", escape=LIKE_ESCAPE),
+            )
+            .limit(_RECORDS_LOOKED_AT)
+        )
+        for filepath, source in connection.execute(wanted):
+            beside = sidecar.decode(source)
+            # A path may hold the pattern, and MariaDB compares without case.
+            if name == (str(beside.course_id) if ids else beside.shortname):
+                context_id = int(filepath.removeprefix(folder).rstrip("/"))
+                return Course(beside.course_id, beside.shortname, context_id, CourseState.DELETED)
+        return None
+
     def _find(self, connection: Connection, name: str) -> Course | None:
         course = self._tables.course
         if self._names is CourseNames.ID:
-            # Exactly as it is shown: no 007, no sign, no other digits.
-            if not (name.isascii() and name.isdigit() and str(int(name)) == name and len(name) < 19):
-                return None
             wanted = self._joined().where(course.c.id == int(name))
         else:
             wanted = self._joined().where(course.c.shortname == name)

@@ -172,7 +172,8 @@ class Pool:
     def open_content(self, contenthash: str, size_bytes: int, key: bytes) -> int:
         """A descriptor of a file's content; the caller closes it.
 
-        Raises BackendFault when Moodle, or somebody else, has removed or changed it; OSError.
+        Raises BackendFault when Moodle, or somebody else, has removed it, DigestMismatch when it has another
+        size now; OSError.
         """
         try:
             fd = self._open(contenthash)
@@ -188,7 +189,7 @@ class Pool:
         status = os.fstat(fd)
         if status.st_size != size_bytes or not stat.S_ISREG(status.st_mode):
             os.close(fd)
-            raise BackendFault(
+            raise DigestMismatch(
                 f"its content {contenthash} has {status.st_size} bytes, not {size_bytes}: it was damaged",
                 backend=self._backend,
                 key=key,

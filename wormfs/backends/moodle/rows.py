@@ -37,11 +37,10 @@ from wormfs.backends.moodle.dberrors import is_duplicate
 from wormfs.backends.moodle.names import DIRECTORY, Area, Spot
 from wormfs.backends.moodle.options import Server
 from wormfs.backends.moodle.sidecar import RECORDS, Sidecar
-from wormfs.backends.moodle.tables import EMPTY_CONTENT, Tables
+from wormfs.backends.moodle.tables import EMPTY_CONTENT, LIKE_ESCAPE, Tables, like_escaped
 from wormfs.errors import BackendFault, NotFound, Unavailable
 
 NS_PER_S: Final = 1_000_000_000
-_ESCAPE: Final = "!"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +120,12 @@ class Rows:
         without case."""
         c = self._files.c
         path = spot.directory_path
-        begins = _like_escaped(path)
+        begins = like_escaped(path)
         in_it = and_(c.filepath == path, c.filename != DIRECTORY)
         below = and_(
             c.filename == DIRECTORY,
-            c.filepath.like(f"{begins}%/", escape=_ESCAPE),
-            c.filepath.not_like(f"{begins}%/%/", escape=_ESCAPE),
+            c.filepath.like(f"{begins}%/", escape=LIKE_ESCAPE),
+            c.filepath.not_like(f"{begins}%/%/", escape=LIKE_ESCAPE),
         )
         wanted = select(c.id).where(
             *self._in_area(spot.area), c.contextid == spot.context_id, or_(in_it, below), c.id > after_id
@@ -154,12 +153,12 @@ class Rows:
     ) -> list[tuple[int, str, str | None]]:
         """Records of a context's files, or of all contexts': id, filename and text."""
         c = self._files.c
-        folder = _like_escaped(sidecar.folder_of(area, context_id))
+        folder = like_escaped(sidecar.folder_of(area, context_id))
         wanted = select(c.id, c.filename, c.source).where(
             *self._in_area(RECORDS),
             c.contextid == self.system_context_id,
             c.filename != DIRECTORY,
-            c.filepath.like(f"{folder}%", escape=_ESCAPE),
+            c.filepath.like(f"{folder}%", escape=LIKE_ESCAPE),
             c.id > after_id,
         )
         return [(row[0], row[1], row[2]) for row in connection.execute(self._by_id(wanted, limit))]
@@ -269,7 +268,7 @@ class Rows:
                 files.c.contextid == spot.context_id,
                 files.c.itemid == spot.area.itemid,
                 files.c.pathnamehash != spot.directory_hash,
-                files.c.filepath.like(f"{_like_escaped(spot.directory_path)}%", escape=_ESCAPE),
+                files.c.filepath.like(f"{like_escaped(spot.directory_path)}%", escape=LIKE_ESCAPE),
             )
         )
         # MariaDB compares without case: only what really begins so is below.
@@ -430,10 +429,3 @@ def _made(row: Row[Any]) -> FileRow:
 
 def _file_row(row: Row[Any] | None) -> FileRow | None:
     return None if row is None else _made(row)
-
-
-def _like_escaped(text: str) -> str:
-    """For the pattern of a LIKE whose escape is ``_ESCAPE``."""
-    for special in (_ESCAPE, "%", "_"):
-        text = text.replace(special, _ESCAPE + special)
-    return text

@@ -96,6 +96,16 @@ def encode(sidecar: Sidecar) -> str:
     return f'{text[:-1]},"record":{record_codec.encode(sidecar.record).decode()}}}'
 
 
+def course_text(course_id: str) -> str:
+    """How the text of a record names its course."""
+    return f'"course":{course_id}'
+
+
+def shortname_text(shortname: str) -> str:
+    """The same by its short name."""
+    return f'"shortname":{json.dumps(shortname, ensure_ascii=False)}'
+
+
 def decode(text: str | None) -> Sidecar:
     """Raises BackendFault for what ``encode`` did not make."""
     try:

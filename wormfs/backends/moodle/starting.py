@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import logging
 import os
 import pwd
 import re
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Inspector, text
 
+from wormfs.backends.moodle.courses import CourseState
 from wormfs.backends.moodle.options import Server
 from wormfs.backends.moodle.pool import Looks
 from wormfs.backends.moodle.rows import Rows
@@ -17,6 +19,8 @@ from wormfs.errors import NotFound, SettingsError
 
 if TYPE_CHECKING:
     from wormfs.backends.moodle.backend import MoodleBackend
+
+_log = logging.getLogger(__name__)
 
 _ALTERNATIVE: Final = "alternative_file_system_class"
 _IN_CONFIG_PHP: Final = re.compile(rf"^\s*\$CFG\s*->\s*{_ALTERNATIVE}\s*=\s*([^;]+);", re.MULTILINE)
@@ -35,12 +39,18 @@ def start(backend: MoodleBackend) -> Rows:
     rows = Rows(backend.name, backend.tables, backend.database.server, backend.courses.system_context())
     if backend.options.course is not None:
         try:
-            backend.courses.named(str(backend.options.course))
+            course = backend.courses.named(str(backend.options.course))
         except NotFound:
             raise SettingsError(
                 f"Moodle has no course whose {backend.options.course_names} is {backend.options.course!r}",
                 backend=backend.name,
             ) from None
+        if course.state is CourseState.DELETED:
+            _log.error(
+                "%s: ALERT: Moodle has deleted course %s (%s); records of its files remain: run wormfs "
+                "verify, and restore the files from a backup of Moodle; nothing can be stored here any more",
+                backend.name, course.id, course.shortname,
+            )  # fmt: skip
     return rows
 
 

@@ -10,6 +10,8 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, Text
 EMPTY_CONTENT: Final = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
 """SHA-1 of nothing: the ``contenthash`` of directories and of wormfs's records."""
 
+LIKE_ESCAPE: Final = "!"
+
 CONTEXT_SYSTEM: Final = 10
 CONTEXT_COURSE: Final = 50
 
@@ -72,3 +74,10 @@ def make_tables(prefix: str) -> Tables:
         Column("value", Text),
     )
     return Tables(files, context, course, config)
+
+
+def like_escaped(text: str) -> str:
+    """For the pattern of a LIKE whose escape is ``LIKE_ESCAPE``."""
+    for special in (LIKE_ESCAPE, "%", "_"):
+        text = text.replace(special, LIKE_ESCAPE + special)
+    return text
