@@ -73,6 +73,21 @@ class S3Storage:
     def place_foreign(self, key: Key, content: bytes) -> None:
         self.client.put_object(Bucket=self.bucket, Key=self.name_of(key), Body=content)
 
+    def alter(self, key: Key, content: bytes) -> None:
+        """Other bytes with the same metadata: in place, or as a newer version on top."""
+        place = {"Bucket": self.bucket, "Key": self.name_of(key)}
+        metadata = self.client.head_object(**place)["Metadata"]
+        self.client.put_object(Body=content, Metadata=metadata, **place)
+
+    def lose(self, key: Key) -> None:
+        """Also from a lock: whoever may bypass governance can take every version away."""
+        if self.object_lock == "none":
+            self._delete(key.decode())
+            return
+        for each in self.versions():
+            if each["Key"] == self.name_of(key):
+                self._delete_version(each)
+
     def visible(self) -> set[bytes]:
         names: set[bytes] = set()
         for name in self.all_keys():
