@@ -26,7 +26,15 @@ from tests.support.faultproxy import (
 from tests.support.faultproxy import Fault as NetworkFault
 from tests.support.httpfaults import HttpFaults
 from wormfs.backends.s3.backend import S3Backend
-from wormfs.errors import AccessDenied, AlreadyExists, BackendError, NotFound, QuotaExceeded, Unavailable
+from wormfs.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BackendError,
+    BackendFault,
+    NotFound,
+    QuotaExceeded,
+    Unavailable,
+)
 from wormfs.model import ROOT, Key
 
 KEY = Key(b"exam.zip")
@@ -218,6 +226,24 @@ def test_a_lost_reply_is_known_as_our_own(plain: S3Storage, odd: S3Backend, answ
         transfer = odd.begin(KEY)
         answers.lose_answer("PUT", 500, "InternalError", part="exam.zip")
         assert transfer.publish(file, record).size_bytes == len(SMALL)
+    assert plain.plain(KEY) == SMALL
+
+
+@pytest.mark.parametrize("kept", [b"", SMALL[:-1], bytes(len(SMALL))], ids=["nothing", "cut", "zeros"])
+def test_what_a_killed_store_kept_half_of_our_put_is_sent_again(
+    kept: bytes, plain: S3Storage, odd: S3Backend
+) -> None:
+    """SeaweedFS, killed in the middle of a put, keeps name and metadata without the bytes; no answer was given."""
+    record = make_record(SMALL)
+    store(plain, odd, KEY, SMALL, record)
+    plain.alter(KEY, kept)
+    with pytest.raises(BackendFault, match="spool has them no more"):
+        odd.resume(KEY).publish(None, record)
+    assert plain.plain(KEY) == kept, "the only copy, if it is a copy"
+    with spooled(plain, SMALL) as file:
+        with pytest.raises(Unavailable, match="sent again"):
+            odd.resume(KEY).publish(file, record)
+        assert odd.resume(KEY).publish(file, record).size_bytes == len(SMALL)
     assert plain.plain(KEY) == SMALL
 
 
