@@ -233,7 +233,7 @@ def test_a_lost_reply_is_known_as_our_own(plain: S3Storage, odd: S3Backend, answ
 def test_what_a_killed_store_kept_half_of_our_put_is_sent_again(
     kept: bytes, plain: S3Storage, odd: S3Backend
 ) -> None:
-    """SeaweedFS, killed in the middle of a put, keeps name and metadata without the bytes; no answer was given."""
+    """SeaweedFS, killed in the middle of a put, keeps name and metadata without the bytes."""
     record = make_record(SMALL)
     store(plain, odd, KEY, SMALL, record)
     plain.alter(KEY, kept)

@@ -169,7 +169,7 @@ class _Poll:
 def test_a_request_that_the_kernel_took_back_is_not_read(turn: _Turn) -> None:
     """Readable a moment ago, and nothing there now: pyfuse3 would block in read, interpreter lock and all."""
     one, other = socket.socketpair()
-    waiter = _Waiter(cast(Handshake, None), lambda: None, turn)
+    waiter = _Waiter(cast("Handshake", None), lambda: None, turn)
     waiter._poll = cast("select.poll", _Poll([], [], []))
 
     async def main() -> None:
@@ -178,4 +178,4 @@ def test_a_request_that_the_kernel_took_back_is_not_read(turn: _Turn) -> None:
     with one, other:
         other.send(b"x")  # for trio it stays readable
         trio.run(main)
-    assert cast(_Poll, waiter._poll).answers == []
+    assert cast("_Poll", waiter._poll).answers == []
