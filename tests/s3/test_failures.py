@@ -26,7 +26,16 @@ from tests.support.faultproxy import (
 from tests.support.faultproxy import Fault as NetworkFault
 from tests.support.httpfaults import HttpFaults
 from wormfs.backends.s3.backend import S3Backend
-from wormfs.errors import AccessDenied, AlreadyExists, BackendError, NotFound, QuotaExceeded, Unavailable
+from wormfs.clock import SystemClock
+from wormfs.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BackendError,
+    BackendFault,
+    NotFound,
+    QuotaExceeded,
+    Unavailable,
+)
 from wormfs.model import ROOT, Key
 
 KEY = Key(b"exam.zip")
@@ -221,6 +230,24 @@ def test_a_lost_reply_is_known_as_our_own(plain: S3Storage, odd: S3Backend, answ
     assert plain.plain(KEY) == SMALL
 
 
+@pytest.mark.parametrize("kept", [b"", SMALL[:-1], bytes(len(SMALL))], ids=["nothing", "cut", "zeros"])
+def test_what_a_killed_store_kept_half_of_our_put_is_sent_again(
+    kept: bytes, plain: S3Storage, odd: S3Backend
+) -> None:
+    """SeaweedFS, killed in the middle of a put, keeps name and metadata without the bytes."""
+    record = make_record(SMALL)
+    store(plain, odd, KEY, SMALL, record)
+    plain.alter(KEY, kept)
+    with pytest.raises(BackendFault, match="spool has them no more"):
+        odd.resume(KEY).publish(None, record)
+    assert plain.plain(KEY) == kept, "the only copy, if it is a copy"
+    with spooled(plain, SMALL) as file:
+        with pytest.raises(Unavailable, match="sent again"):
+            odd.resume(KEY).publish(file, record)
+        assert odd.resume(KEY).publish(file, record).size_bytes == len(SMALL)
+    assert plain.plain(KEY) == SMALL
+
+
 def test_a_lost_reply_to_the_completion_of_an_upload(
     plain: S3Storage, odd: S3Backend, answers: HttpFaults
 ) -> None:
@@ -283,3 +310,38 @@ def test_a_bucket_that_goes_is_no_empty_tree(plain: S3Storage, odd: S3Backend, a
     assert odd.stat(KEY).size_bytes == len(SMALL)
     with pytest.raises(NotFound):
         odd.stat(Key(b"other"))
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "RequestTimeTooSkewed"), (400, "ExpiredToken")])
+def test_nothing_seems_absent_while_requests_are_refused(
+    status: int, code: str, plain: S3Storage, odd: S3Backend, answers: HttpFaults
+) -> None:
+    """A wrong clock, a token that has expired: an error for everything, never an empty tree."""
+    info = store(plain, odd, KEY, SMALL)
+    answers.answer("*", status, code)
+    calls: list[Callable[[], object]] = [
+        lambda: odd.stat(KEY),
+        lambda: odd.stat(Key(b"other")),
+        lambda: list(odd.list(ROOT)),
+        lambda: odd.record(KEY),
+        lambda: odd.begin(Key(b"new")),
+        lambda: odd.open(info).read(0, 10),
+        lambda: odd.erase(KEY),
+    ]
+    for call in calls:
+        # A HEAD has no body, so the code is not known there.
+        with pytest.raises((BackendFault, Unavailable, AccessDenied)):
+            call()
+    answers.clear()
+    assert odd.open(odd.stat(KEY)).read(0, 5000) == SMALL
+
+
+def test_check_tells_of_a_wrong_clock(plain: S3Storage) -> None:
+    class Behind(SystemClock):
+        def now_ns(self) -> int:
+            return super().now_ns() - 1000 * 1_000_000_000
+
+    backend = S3Backend("archive", plain.options(), Behind())
+    told = {result.name: result for result in backend.check()}
+    assert not told["clock"].passed and "900 s" in told["clock"].detail
+    backend.close()

@@ -20,9 +20,11 @@ from tests.conformance.storages_s3 import S3Storage
 from tests.s3.rclone import rclone
 from tests.support import s3servers
 from tests.support.httpfaults import HttpFaults
+from tests.support.verifying import Verifier
 from wormfs.backends.s3 import span
 from wormfs.backends.s3.backend import S3Backend
 from wormfs.backends.s3.multipart import part_span
+from wormfs.backends.s3.options import ObjectLock
 from wormfs.errors import (
     AlreadyExists,
     InvalidName,
@@ -33,6 +35,7 @@ from wormfs.errors import (
     Unavailable,
 )
 from wormfs.model import ROOT, DirectoryAttributes, FindingKind, Key, Kind, Retention, RetentionChange
+from wormfs.verify.summary import summarize
 
 KEY = Key(b"exam.zip")
 SMALL = b"an archive\n" * 100
@@ -280,6 +283,53 @@ def test_what_others_put_on_top_is_reported_and_never_shown(locked: S3Storage, l
     assert locking.open(locking.stat(KEY)).read(0, 5000) == SMALL
     locking.erase(KEY, early=True)
     assert [each for each in locked.versions() if each["Key"] == locked.name_of(KEY)] == []
+
+
+def test_status_tells_of_what_others_put_on_top(
+    locked: S3Storage, locking: S3Backend, tmp_path: Path
+) -> None:
+    store(locked, locking, KEY, SMALL)
+    locked.place_foreign(KEY, b"forged")
+    verifier = Verifier(tmp_path, locking)
+    verifier.verify()
+    told = summarize(tmp_path, locking.name)
+    assert told is not None and told.last is not None
+    assert told.last.findings == {FindingKind.ALTERED: 1}
+    assert told.damaged == 0, "what was committed can still be read"
+
+
+def test_in_compliance_mode_nobody_erases_before_the_date(locked: S3Storage) -> None:
+    backend = locked.backend(object_lock=ObjectLock.COMPLIANCE)
+    backend.start()
+    assert backend.traits.compliance
+    until_ns = soon(4)
+    store(locked, backend, KEY, SMALL, make_record(SMALL, retention=Retention(until_ns)))
+    head = locked.client.head_object(Bucket=locked.bucket, Key=locked.name_of(KEY))
+    assert head["ObjectLockMode"] == "COMPLIANCE"
+    for early in (False, True):
+        with pytest.raises(Retained, match="compliance" if early else "keeps it until"):
+            backend.erase(KEY, early=early)
+    assert locked.plain(KEY) == SMALL
+    while time.time_ns() <= until_ns:
+        time.sleep(0.1)
+    backend.erase(KEY)
+    assert [each for each in locked.versions() if each["Key"] == locked.name_of(KEY)] == []
+    backend.close()
+
+
+def test_a_large_directory_is_listed_whole(plain: S3Storage, soak_factor: int) -> None:
+    count = 600 if soak_factor == 1 else 100_000
+    backend = plain.backend(page_keys=100 if soak_factor == 1 else 1000)
+    backend.start()
+
+    def put(number: int) -> None:
+        plain.client.put_object(Bucket=plain.bucket, Key=f"{plain.prefix}many/{number:06}", Body=b"")
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(put, range(count)))
+    listed = [each.key for each in backend.list(Key(b"many"))]
+    assert listed == [b"many/%06d" % number for number in range(count)]
+    backend.close()
 
 
 def test_a_part_that_is_not_read_at_once_is_sent_whole(

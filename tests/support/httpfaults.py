@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import ssl
 import threading
 from dataclasses import dataclass
 
@@ -35,7 +36,9 @@ class _Fault:
 class HttpFaults:
     """Listens on 127.0.0.1 and passes requests on to ``target``. A context manager."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: callers must speak TLS to the proxy; it speaks plainly to the server."""
+        self._tls = tls
         self.target = target
         self.seen: list[str] = []
         self._faults: list[_Fault] = []
@@ -43,6 +46,12 @@ class HttpFaults:
         handler = type("Handler", (_Handler,), {"faults": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            # Callers that do not trust us hang up in the middle of the handshake; that is no news.
+            self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, name="httpfaults", args=(0.05,))
 
     @property
@@ -51,7 +60,7 @@ class HttpFaults:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.address[1]}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.address[1]}"
 
     def __enter__(self) -> HttpFaults:
         self._thread.start()

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ ACCESS_KEY = "wormfs-tests"
 SECRET_KEY = "not-a-secret-0123456789"
 REGION = "us-east-1"
 _PATIENCE_S = 60.0
+_PORTS = range(12_000, 32_000)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -159,10 +161,16 @@ def new_seaweedfs() -> S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody has now."""
+    """Ports of loopback that nobody has now, and that no outgoing connection is given while a server that
+    was killed is down: they lie below the kernel's own range."""
     with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in found]
+        found: list[int] = []
+        while len(found) < count:
+            port = secrets.choice(_PORTS)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+        return found
 
 
 def _program(name: str) -> str:

@@ -90,10 +90,12 @@ class _Waiter:
         # Asleep right here while nothing else is under way: the request then wakes this thread on the core of
         # whoever sent it, and both stay there. On two cores the same exchange costs more than twice as much.
         ready = self._poll.poll(0 if self._turn.handlers_waiting else _SLEEP_MS)
-        if not ready:
+        while not ready:
             await trio.lowlevel.wait_readable(fd)
+            # The kernel takes a request back when its program is killed before it was read. To read now would
+            # block, interpreter lock and all, until some program asks for something else.
             ready = self._poll.poll(0)
-        if ready and ready[0][1] & ~select.POLLIN:
+        if ready[0][1] & ~select.POLLIN:
             self._turn.end()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from wormfs.fuse.loop import _served, _Turn
+from wormfs.fuse.handshake import Handshake
+from wormfs.fuse.loop import _served, _Turn, _Waiter
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
@@ -151,3 +154,28 @@ async def _swallow(call: Callable[[], Awaitable[None]]) -> None:
 
 def test_served_is_a_plain_object(turn: _Turn) -> None:
     assert isinstance(_served(Operations(), turn), SimpleNamespace)
+
+
+class _Poll:
+    """Answers as it is told, then that there is something to read."""
+
+    def __init__(self, *answers: list[tuple[int, int]]) -> None:
+        self.answers = list(answers)
+
+    def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
+        return self.answers.pop(0) if self.answers else [(0, select.POLLIN)]
+
+
+def test_a_request_that_the_kernel_took_back_is_not_read(turn: _Turn) -> None:
+    """Readable a moment ago, and nothing there now: pyfuse3 would block in read, interpreter lock and all."""
+    one, other = socket.socketpair()
+    waiter = _Waiter(cast("Handshake", None), lambda: None, turn)
+    waiter._poll = cast("select.poll", _Poll([], [], []))
+
+    async def main() -> None:
+        await waiter.wait_readable(one.fileno())
+
+    with one, other:
+        other.send(b"x")  # for trio it stays readable
+        trio.run(main)
+    assert cast("_Poll", waiter._poll).answers == []

@@ -11,6 +11,7 @@ A reply that was lost is recognised: what stands at the name carries our entry's
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import threading
@@ -100,7 +101,7 @@ class S3Transfer:
         with self._lock:
             found = self._found()
             if found is not None:
-                return self._settled(found, record)
+                return self._recognised(found, record, can_send_again=spooled is not None)
             if spooled is None:
                 raise NotFound("nothing has arrived of it", backend=self._store.backend, key=self._key)
             try:
@@ -143,18 +144,42 @@ class S3Transfer:
         """The name is taken: by this very record, or the publish failed."""
         if not _is(found, record):
             raise self._taken("another file")
-        if found.head.size_bytes != record.size_bytes:
-            # SeaweedFS, killed in the middle of a put, has left the name and our metadata without the bytes.
-            # Nobody was ever told that this is stored.
-            self._store.delete(self._name, self._key, found.head.version_id)
-            raise Unavailable(
-                f"the store kept {found.head.size_bytes} bytes of {record.size_bytes}; it is sent again",
-                backend=self._store.backend,
-                key=self._key,
-            )
         self._end_upload()
         self._target.retaining.secure(self._key, found.head, record)
         return found.info
+
+    def _recognised(self, found: Found, record: Record, *, can_send_again: bool) -> ObjectInfo:
+        """What stands at the name came without an answer that we saw: if it is ours, is it whole?
+
+        A store that was killed in the middle of a put can keep the name and our metadata without the bytes
+        (SeaweedFS does).
+        """
+        if not _is(found, record) or self._is_whole(found, record):
+            return self._settled(found, record)
+        what = f"the store kept our file's name, but not its {record.size_bytes} bytes"
+        backend, key = self._store.backend, self._key
+        self._end_upload()
+        if not can_send_again:
+            raise BackendFault(f"{what}, and the spool has them no more", backend=backend, key=key)
+        try:
+            self._store.delete(self._name, key, found.head.version_id)
+        except AccessDenied as error:
+            raise BackendFault(
+                f"{what}, and does not let go of it: remove it there; the spool keeps the file until then",
+                backend=backend,
+                key=key,
+            ) from error
+        raise Unavailable(f"{what}; it is sent again", backend=backend, key=key)
+
+    def _is_whole(self, found: Found, record: Record) -> bool:
+        """Small files are read back: this is rare. Uploads in parts are whole or not there."""
+        if found.head.size_bytes != record.size_bytes:
+            return False
+        if record.size_bytes > self._store.options.part_bytes:
+            return True
+        version = version_of(found.head.version_id, found.head.etag)
+        content = self._store.read(self._name, self._key, 0, record.size_bytes, version)
+        return hashlib.sha256(content).hexdigest() == record.sha256
 
     def _ours_is_there(self) -> bool:
         found = self._target.tree.file(self._key)
@@ -182,7 +207,7 @@ class S3Transfer:
                 storage_class=self._store.options.storage_class,
             )  # fmt: skip
         except PreconditionFailed:
-            return self._settled(self._must_be_there(), record)
+            return self._recognised(self._must_be_there(), record, can_send_again=True)
         return self._confirmed(put, record)
 
     def _metadata(self, record: Record) -> dict[str, str]:
