@@ -27,6 +27,13 @@ USER = "archivist"
 PASSWORD = "open sesame 7"
 UID = 4242
 PATIENCE_S = 20.0
+GUARDED = (
+    *("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL"),
+    *("sh", "-c", '"$@" & wait "$!"', "guardian"),
+)
+"""Runs a server in a PID namespace of its own. A test run that is killed takes the guardian with it, the
+guardian process 1 of the namespace, and the kernel then everything in there: what changed its user (proftpd)
+or became a daemon as well, which a signal at a parent's death alone would not reach."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVERS = REPOSITORY / ".venv" / "servers"
 
@@ -133,7 +140,7 @@ class FtpServer:
         log = (self.home / "log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+                [*GUARDED, *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env=self._environment(),
             )  # fmt: skip
@@ -161,7 +168,8 @@ class FtpServer:
         process, self._process = self._process, None
         if process is None:
             return
-        for pid in [*_descendants(process.pid), process.pid]:
+        # The guardian's process 1 takes all others with it, and the guardian ends when they are gone.
+        for pid in _descendants(process.pid) or [process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(PATIENCE_S)
