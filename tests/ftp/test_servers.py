@@ -396,3 +396,28 @@ def test_a_server_that_allows_no_renaming_is_refused_and_not_littered(
     assert storage.visible() == set()
     (result,) = [each for each in FtpBackend("archive", storage.options()).check() if not each.passed]
     assert "renamed" in result.detail
+
+
+@pytest.mark.parametrize("kind", [Kind.VSFTPD, Kind.PYFTPDLIB])
+def test_over_ipv6(tmp_path: Path, kind: Kind) -> None:
+    """Data connections by EPSV (RFC 2428)."""
+    server = FtpServer(kind, address="::1")
+    try:
+        storage = storages_ftp.made(server, tmp_path)
+        backend = started(storage, host="::1")
+        store(storage, backend, KEY, CONTENT)
+        assert read_all(backend, KEY) == CONTENT
+        assert [info.key for info in backend.list(ROOT)] == [KEY]
+        backend.close()
+        backend = started(storage, host="::1", passive=False)
+        assert read_all(backend, KEY) == CONTENT
+        backend.close()
+    finally:
+        server.remove()
+
+
+def test_free_space_by_avbl(start: Start, tmp_path: Path) -> None:
+    storage = storages_ftp.made(start(available_bytes=123_456_789_012), tmp_path)
+    backend = started(storage, capacity_bytes=1_000_000)
+    assert backend.space() == Space(None, 123_456_789_012)
+    backend.close()

@@ -27,7 +27,7 @@ KEY = Key(b"job/exam.zip")
 CONTENT = b"an archive\n" * 5000
 MAX_STEPS = 60
 STRIDES = {"vsftpd": 3, "proftpd": 7}
-"""The suite cuts at some steps only, soak at each. After each cut proftpd takes up to 0.4 s to let anybody in."""
+"""The suite cuts at some steps only, soak at each. proftpd lets nobody in for up to 0.4 s after each."""
 
 
 class Cutter:
