@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ftplib
 import functools
 import os
 import secrets
@@ -15,6 +16,7 @@ from tests.support import ftpservers
 from tests.support.ftpservers import FtpServer, Security
 from wormfs.backends.base import Backend
 from wormfs.backends.ftp.backend import FtpBackend
+from wormfs.backends.ftp.names import claim_name
 from wormfs.backends.ftp.options import FtpOptions, Tls
 from wormfs.config.secret import Secret, SecretSource
 from wormfs.model import DirectoryAttributes, Key
@@ -63,6 +65,13 @@ class FtpStorage:
     def backend(self, **changes: Any) -> Backend:
         return FtpBackend("archive", self.options(**changes))
 
+    def client(self) -> ftplib.FTP:
+        """Somebody else's client, logged in; for plain servers."""
+        client = ftplib.FTP(timeout=10)
+        client.connect("127.0.0.1", self.port)
+        client.login(ftpservers.USER, ftpservers.PASSWORD)
+        return client
+
     def path_of(self, key: Key) -> Path:
         return self.root / os.fsdecode(key)
 
@@ -73,6 +82,21 @@ class FtpStorage:
         path = self.path_of(key)
         path.write_bytes(content)
         os.chown(path, ftpservers.UID, ftpservers.UID)
+
+    def alter(self, key: Key, content: bytes) -> None:
+        """The final file overwritten in place: its owner, its mode, its time and its record stay."""
+        path = self.path_of(key)
+        status = path.stat()
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def lose(self, key: Key) -> None:
+        self.path_of(key).unlink()
+        shutil.rmtree(self.claim_of(key))
+
+    def claim_of(self, key: Key) -> Path:
+        """The directory of the claim of ``key``."""
+        return self.root / ".wormfs" / "c" / os.fsdecode(claim_name(key))
 
     def visible(self) -> set[bytes]:
         names: set[bytes] = set()
@@ -93,8 +117,8 @@ class FtpStorage:
         return spool
 
     def rounds(self, full: int) -> int:
-        """Each step is a question to a server: a tenth of what a disk is asked."""
-        return max(min(full, 3), full // 10)
+        """Each step is a question to a server: a tenth of what a disk is asked, but for ``make soak``."""
+        return full if os.environ.get("WORMFS_SOAK") else max(min(full, 2), full // 10)
 
     def remove(self) -> None:
         shutil.rmtree(self.root)

@@ -210,13 +210,13 @@ def process_races(storage: Storage, number: int, turns: int) -> list[str]:
         backend.close()
 
 
-def test_of_several_processes_one_wins(storage: Storage, backend: Backend) -> None:
+def test_of_many_processes_one_wins(storage: Storage, backend: Backend) -> None:
     turns = storage.rounds(20)
-    # Each loads Python and a driver first: where fewer rounds are run, fewer of them.
-    count = max(3, storage.rounds(8))
+    # Each starts an interpreter: as many as the storage has rounds.
+    writers = min(8, max(3, turns))
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(count, context) as pool:
-        runs = list(pool.map(process_races, [storage] * count, range(count), [turns] * count))
+    with concurrent.futures.ProcessPoolExecutor(writers, context) as pool:
+        runs = list(pool.map(process_races, [storage] * writers, range(writers), [turns] * writers))
     for turn in range(turns):
         results = [run[turn] for run in runs]
         assert results.count("won") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterator
@@ -252,3 +253,28 @@ def test_a_large_upload_that_breaks_goes_on_where_it_was(
     )
     assert storage.plain(KEY) == content
     assert backend.record(KEY) == record
+
+
+def test_a_reply_that_is_cut_off_in_its_middle_is_no_reply(storage: FtpStorage, proxy: FtpProxy) -> None:
+    """ "213 12" is no size of a file of 1234 bytes, however properly the connection ends after it."""
+    content = b"x" * 123_456
+    backend = FtpBackend("archive", storage.options(port=proxy.port, timeout_s=TIMEOUT_S, patience_s=0.0))
+    backend.start()
+    try:
+        store(storage, backend, KEY, content)
+        for arrived in range(1, 12):
+            backend.stat(KEY)
+            with proxy_cut_after(proxy, arrived), pytest.raises(Unavailable):
+                backend.stat(KEY)
+        assert backend.stat(KEY).size_bytes == len(content)
+    finally:
+        backend.close()
+
+
+@contextlib.contextmanager
+def proxy_cut_after(proxy: FtpProxy, size: int) -> Iterator[None]:
+    """So many bytes still come from the server, then the end of the connection."""
+    proxy.control.add(LimitData(size, clean=True), Direction.DOWN)
+    yield
+    proxy.clear()
+    proxy.cut()

@@ -374,3 +374,50 @@ def test_capacity_minus_what_is_there(start: Start, tmp_path: Path) -> None:
     store(storage, backend, KEY, b"y" * 500)
     assert backend.space() == Space(1_000_000, 998_500)
     backend.close()
+
+
+WRITE_ONCE = [
+    "guest_enable=YES", f"guest_username={USER}", "virtual_use_local_privs=NO", "anon_upload_enable=YES",
+    "anon_mkdir_write_enable=YES", "anon_other_write_enable=NO", "anon_umask=022",
+    "anon_world_readable_only=NO",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_server_that_allows_no_renaming_is_refused_and_not_littered(
+    start: Start, tmp_path: Path, alone: bool
+) -> None:
+    storage = storages_ftp.made(start(Kind.VSFTPD, lines=WRITE_ONCE), tmp_path)
+    for turn in range(3):
+        with pytest.raises(SettingsError, match=r"does not let directories be renamed: .*not supported"):
+            started(storage, exclusive_writer=alone)
+        # Nothing can be removed there: an empty directory stays of each try.
+        assert len(storage.hidden() - {"c", "e", "s"}) == turn + 1
+    assert storage.visible() == set()
+    (result,) = [each for each in FtpBackend("archive", storage.options()).check() if not each.passed]
+    assert "renamed" in result.detail
+
+
+@pytest.mark.parametrize("kind", [Kind.VSFTPD, Kind.PYFTPDLIB])
+def test_over_ipv6(tmp_path: Path, kind: Kind) -> None:
+    """Data connections by EPSV (RFC 2428)."""
+    server = FtpServer(kind, address="::1")
+    try:
+        storage = storages_ftp.made(server, tmp_path)
+        backend = started(storage, host="::1")
+        store(storage, backend, KEY, CONTENT)
+        assert read_all(backend, KEY) == CONTENT
+        assert [info.key for info in backend.list(ROOT)] == [KEY]
+        backend.close()
+        backend = started(storage, host="::1", passive=False)
+        assert read_all(backend, KEY) == CONTENT
+        backend.close()
+    finally:
+        server.remove()
+
+
+def test_free_space_by_avbl(start: Start, tmp_path: Path) -> None:
+    storage = storages_ftp.made(start(available_bytes=123_456_789_012), tmp_path)
+    backend = started(storage, capacity_bytes=1_000_000)
+    assert backend.space() == Space(None, 123_456_789_012)
+    backend.close()

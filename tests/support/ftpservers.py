@@ -27,6 +27,13 @@ USER = "archivist"
 PASSWORD = "open sesame 7"
 UID = 4242
 PATIENCE_S = 20.0
+GUARDED = (
+    *("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL"),
+    *("sh", "-c", '"$@" & wait "$!"', "guardian"),
+)
+"""Runs a server in a PID namespace of its own. A test run that is killed takes the guardian with it, the
+guardian process 1 of the namespace, and the kernel then everything in there: what changed its user (proftpd)
+or became a daemon as well, which a signal at a parent's death alone would not reach."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVERS = REPOSITORY / ".venv" / "servers"
 
@@ -102,6 +109,8 @@ class FtpServer:
     security: Security = Security.PLAIN
     extra: dict[str, Any] = field(default_factory=dict)
     """More for pyftpdlib, or lines of configuration under ``lines`` for the others."""
+    address: str = "127.0.0.1"
+    """Where it listens; ``::1`` for vsftpd and pyftpdlib."""
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -133,7 +142,7 @@ class FtpServer:
         log = (self.home / "log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+                [*GUARDED, *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env=self._environment(),
             )  # fmt: skip
@@ -144,10 +153,10 @@ class FtpServer:
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, EOFError, ftplib.Error):
                 if self.security is Security.IMPLICIT:
-                    socket.create_connection(("127.0.0.1", self.port), 2).close()
+                    socket.create_connection((self.address, self.port), 2).close()
                     return
                 client = ftplib.FTP(timeout=2)
-                client.connect("127.0.0.1", self.port)
+                client.connect(self.address, self.port)
                 client.close()
                 return
             assert self._process is not None
@@ -161,7 +170,8 @@ class FtpServer:
         process, self._process = self._process, None
         if process is None:
             return
-        for pid in [*_descendants(process.pid), process.pid]:
+        # The guardian's process 1 takes all others with it, and the guardian ends when they are gone.
+        for pid in _descendants(process.pid) or [process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(PATIENCE_S)
@@ -189,14 +199,18 @@ class FtpServer:
 
     def _vsftpd(self) -> list[str]:
         settings = {
-            "listen": "YES", "listen_address": "127.0.0.1", "listen_port": self.port, "background": "NO",
+            "listen_port": self.port, "background": "NO",
             "anonymous_enable": "NO", "local_enable": "YES", "write_enable": "YES",
             "chroot_local_user": "YES",
             "allow_writeable_chroot": "YES", "local_root": self.root, "pam_service_name": "wormfs-test",
-            "pasv_address": "127.0.0.1", "force_dot_files": "YES", "use_localtime": "NO", "max_clients": 0,
+            "force_dot_files": "YES", "use_localtime": "NO", "max_clients": 0,
             "max_per_ip": 0, "secure_chroot_dir": self.home / "empty", "seccomp_sandbox": "NO",
             "mdtm_write": "YES", "local_umask": "022",
         }  # fmt: skip
+        if ":" in self.address:
+            settings |= {"listen_ipv6": "YES", "listen_address6": self.address}
+        else:
+            settings |= {"listen": "YES", "listen_address": self.address, "pasv_address": self.address}
         if self.certificate is not None:
             settings |= {
                 "ssl_enable": "YES", "rsa_cert_file": self.certificate.chain,
@@ -284,6 +298,7 @@ class FtpServer:
             "user": USER,
             "password": PASSWORD,
             "port": self.port,
+            "address": self.address,
             **self.extra,
         }
         if self.certificate is not None:

@@ -1,10 +1,10 @@
 """pyftpdlib as a process, with the weaknesses that servers have: ``python tests/support/pyftpd.py '{json}'``.
 
 It prints its port and serves until it is ended. What it is asked for: ``root``, ``user``, ``password``; and
-if wanted ``port``, ``certificate`` (PEM), ``implicit``, ``connections`` (a further one gets 421),
-``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off there with 552), ``lie``
-(SIZE tells so many bytes more), ``damage`` (stored bytes are changed), ``merges`` (a directory can be
-renamed onto another).
+if wanted ``port``, ``address`` (other than 127.0.0.1), ``certificate`` (PEM), ``implicit``, ``connections``
+(a further one gets 421), ``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off
+there with 552), ``lie`` (SIZE tells so many bytes more), ``damage`` (stored bytes are changed), ``merges`` (a
+directory can be renamed onto another), ``available_bytes`` (what AVBL answers).
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def handler(options: dict[str, Any]) -> type[Any]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
+            if "available_bytes" in options:
+                self._extra_feats = [*self._extra_feats, "AVBL"]
             if options.get("implicit"):
                 self.secure_connection(self.ssl_context)
 
@@ -93,6 +95,12 @@ def handler(options: dict[str, Any]) -> type[Any]:
             if options.get("implicit"):
                 super().handle()
 
+        def ftp_AVBL(self, path: str) -> None:
+            self.respond(f"213 {options['available_bytes']}")
+
+    if "available_bytes" in options:
+        fact = {"perm": "l", "auth": True, "arg": None, "help": "Syntax: AVBL [<SP> path] (free space)."}
+        Handler.proto_cmds = Handler.proto_cmds | {"AVBL": fact}
     Handler.authorizer = DummyAuthorizer()
     Handler.authorizer.add_user(options["user"], options["password"], options["root"], perm="elradfmwMT")
     if certificate:
@@ -111,7 +119,7 @@ def handler(options: dict[str, Any]) -> type[Any]:
 def main() -> None:
     options = json.loads(sys.argv[1])
     config_logging(level="ERROR")
-    server = FTPServer(("127.0.0.1", options.get("port", 0)), handler(options))
+    server = FTPServer((options.get("address", "127.0.0.1"), options.get("port", 0)), handler(options))
     if "connections" in options:
         server.max_cons = options["connections"] * 2  # each data connection counts as well
         server.max_cons_per_ip = options["connections"]

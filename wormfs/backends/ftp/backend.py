@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from wormfs.backends.base import RESERVED_PREFIX, Guarantee, Traits
-from wormfs.backends.blockcache import BlockCache
+from wormfs.backends.blockcache import BLOCK_BYTES, BlockCache
 from wormfs.backends.ftp import check, inspection, probe, space
 from wormfs.backends.ftp.claims import Claim, Claims
 from wormfs.backends.ftp.listing import Seen, Type
@@ -61,6 +61,7 @@ _DIRECTORY_MODE = 0o777
 """FTP keeps none: nothing in a directory can be changed, so whoever may enter the mount may add."""
 _CHANGE_ATTEMPTS = 200
 _COUNT_AGAIN_S = 3600.0
+_SCRUB_BYTES = 2 * BLOCK_BYTES
 
 
 def create(name: str, options: Mapping[str, object]) -> FtpBackend:
@@ -251,13 +252,20 @@ class FtpBackend:
     # Files
 
     def open(self, info: ObjectInfo) -> FtpReader:
+        return self._open(info, self._cache)
+
+    def open_to_scrub(self, info: ObjectInfo) -> FtpReader:
+        """As ``open``; every byte comes from the server now, and none of it pushes out what others read."""
+        return self._open(info, BlockCache(_SCRUB_BYTES))
+
+    def _open(self, info: ObjectInfo, cache: BlockCache) -> FtpReader:
         path = self._names.checked(info.key)
         now = self.ask(info.key, lambda server: self._stat(server, info.key, path))
         if now.kind is Kind.DIRECTORY:
             raise IsADirectory("it is a directory", backend=self.name, key=info.key)
         if (now.size_bytes, now.version) != (info.size_bytes, info.version) and not info.partial:
             raise NotFound("the file was replaced since it was looked up", backend=self.name, key=info.key)
-        source = Source(self.name, self.connected(), self._cache, self._patience)
+        source = Source(self.name, self.connected(), cache, self._patience)
         return FtpReader(source, path, info.key, now.size_bytes, (now.version, now.mtime_ns))
 
     def record(self, key: Key) -> Record | None:

@@ -48,9 +48,11 @@ def make_places(server: Server, names: Names, backend: str) -> None:
 
 def find_weakness(server: Server, names: Names) -> Finding | None:
     """Try in a corner of ``.wormfs/s`` what claims rest on. ``None``: all is well. Leaves nothing behind."""
-    corner = names.staging()
+    corner = _renamed(server, names)
+    if corner is None:
+        return Finding.NO_RENAME
     first, second = corner + b"/a", corner + b"/b"
-    for directory in (corner, first, second):
+    for directory in (first, second):
         reply = server.make_directory(directory)
         if not reply.good:
             raise server.fail(reply, None, "make a directory below .wormfs", storing=True)
@@ -69,6 +71,21 @@ def find_weakness(server: Server, names: Names) -> Finding | None:
     finally:
         if not server.session.broken:
             server.remove_tree(corner)
+
+
+def _renamed(server: Server, names: Names) -> bytes | None:
+    """A new directory, made under one name and renamed to another; ``None`` where that is refused.
+
+    First of all, and empty: a server that allows no renaming may allow no removing either.
+    """
+    before, corner = names.staging(), names.staging()
+    reply = server.make_directory(before)
+    if not reply.good:
+        raise server.fail(reply, None, "make a directory below .wormfs", storing=True)
+    if server.rename(before, corner).good and server.look(corner) is not None:
+        return corner
+    server.remove_directory(before)
+    return None
 
 
 def find_abilities(server: Server, names: Names) -> frozenset[Ability]:
@@ -98,8 +115,12 @@ def refusal(backend: str, finding: Finding) -> SettingsError:
             "two hosts could replace each other's files. If this daemon is the only one that writes there, "
             "now and later, write exclusive_writer: true"
         )
-    else:
+    elif finding is Finding.NO_RENAME:
         advice = (
-            "wormfs needs RNFR and RNTO of directories and an RMD that refuses full ones: use another server"
+            "wormfs cannot win a name there. Allow this user to rename and to delete (vsftpd: "
+            "anon_other_write_enable=YES or virtual_use_local_privs=YES), or use another server; one that "
+            "makes files final by forbidding both is not supported"
         )
+    else:
+        advice = "wormfs needs an RMD that refuses full directories: use another server"
     return SettingsError(f"the server {finding.value}: {advice}", backend=backend)

@@ -117,6 +117,16 @@ def _context(backend: str, options: FtpOptions) -> ssl.SSLContext | None:
 class _Tidy(ftplib.FTP):
     """A client that closes its socket when the constructor of ftputil's session fails half-way."""
 
+    def getline(self) -> str:
+        """A line of a reply. One without an end was cut off: "213 12" is not the size of 1,234 bytes."""
+        assert self.file is not None
+        line = self.file.readline(self.maxline + 1)
+        if len(line) > self.maxline:
+            raise ValueError("a line of a reply is too long")
+        if not line.endswith("\n"):
+            raise EOFError
+        return line.rstrip("\r\n")
+
     def getresp(self) -> str:
         try:
             return super().getresp()
