@@ -393,6 +393,10 @@ def test_hold_commands_on_a_tree(make: Callable[[str], Place], daemon: Daemon) -
     done = daemon.wormfs("hold", "remove", "-c", str(daemon.config), "AZ 1", str(files[0]))
     assert done.returncode == 1
     assert "it is not held for AZ 1" in done.stderr
+    done = daemon.wormfs("hold", "remove", "-c", str(daemon.config), "AZ 1", str(place.path))
+    assert (done.returncode, done.stdout) == (1, "0 files not held for AZ 1 any more\n"), (
+        "of the whole tree none"
+    )
 
 
 def test_what_is_not_committed_yet_cannot_be_held_and_says_so(
