@@ -266,6 +266,79 @@ def test_extended_and_never_shortened(
     assert (place / "f").read_bytes() == b"record"
 
 
+def onto_by_cp(place: Place, path: Path, older: Path) -> bool:
+    return _ran("cp", "-p", older, path)
+
+
+def onto_by_rsync(place: Place, path: Path, older: Path) -> bool:
+    return _ran("rsync", "-t", "--inplace", "--ignore-times", older, path)
+
+
+def times_by_rsync(place: Place, path: Path, older: Path) -> bool:
+    return _ran("rsync", "-tU", "--size-only", older, path)
+
+
+def by_php_touch(place: Place, path: Path, older: Path) -> bool:
+    program = "exit(@touch($argv[1], filemtime($argv[1]), fileatime($argv[2])) ? 0 : 1);"
+    return _ran("php", "-r", program, path, older)
+
+
+def by_touch_reference(place: Place, path: Path, older: Path) -> bool:
+    return _ran("touch", "-a", "-r", older, path)
+
+
+def by_removing_the_xattr(place: Place, path: Path, older: Path) -> bool:
+    return _ran("setfattr", "-x", "user.wormfs.retain_until", path)
+
+
+@pytest.mark.row("retention-extend")
+@pytest.mark.row("retention-atime")
+@pytest.mark.parametrize(
+    "way",
+    [onto_by_cp, onto_by_rsync, times_by_rsync, by_php_touch, by_touch_reference, by_removing_the_xattr],
+)
+def test_no_tool_shortens(
+    make: Callable[[str], Place], way: Callable[[Place, Path, Path], bool], tmp_path: Path
+) -> None:
+    place = make("kept")
+    path, older = place / "f", tmp_path / "f"
+    path.write_bytes(b"record")
+    older.write_bytes(b"record")
+    os.utime(older, (978_307_200, 978_307_200))
+    assert by_setfattr(place, path, "2040-06-01")
+    before = retain_until(path)
+    with unchanged(place, path):
+        assert not way(place, path, older)
+    assert retain_until(path) == before
+
+
+@pytest.mark.row("retention-extend")
+def test_another_host_with_other_settings_shortens_nothing(
+    fresh_daemon: Callable[..., Daemon],
+) -> None:
+    first = fresh_daemon(exams={"retention": {"period": "10y"}, "erase": "expired"})
+    other = fresh_daemon(exams={})
+    shorter = {"type": "local", "retention": {"period": "0s"}, "erase": "expired"}
+    other.write_config({"exams": {**shorter, "path": str(first.data("exams"))}})
+    first.start()
+    other.start()
+    mine, theirs = (daemon.mountpoint / "exams" / "f" for daemon in (first, other))
+    mine.write_bytes(b"record")
+    before = retain_until(mine)
+    eventually(theirs.exists, "the other host sees it")
+    assert retain_until(theirs) == before
+    with refused(errno.EPERM):
+        theirs.unlink()
+    with refused(errno.EPERM):
+        os.setxattr(theirs, "user.wormfs.retain_until", b"2027-01-01")
+    os.setxattr(theirs, "user.wormfs.retain_until", b"2041-01-01")
+    with refused(errno.EPERM):
+        os.setxattr(mine, "user.wormfs.retain_until", b"2040-01-01")
+    assert retain_until(mine).startswith("2041-01-01")
+    for daemon in (other, first):
+        assert daemon.run("umount").returncode == 0
+
+
 @pytest.mark.row("retention-extend")
 def test_what_is_no_date_and_what_is_for_ever(make: Callable[[str], Place]) -> None:
     place = make("court")
@@ -393,6 +466,10 @@ def test_hold_commands_on_a_tree(make: Callable[[str], Place], daemon: Daemon) -
     done = daemon.wormfs("hold", "remove", "-c", str(daemon.config), "AZ 1", str(files[0]))
     assert done.returncode == 1
     assert "it is not held for AZ 1" in done.stderr
+    done = daemon.wormfs("hold", "remove", "-c", str(daemon.config), "AZ 1", str(place.path))
+    assert (done.returncode, done.stdout) == (1, "0 files not held for AZ 1 any more\n"), (
+        "of the whole tree none"
+    )
 
 
 def test_what_is_not_committed_yet_cannot_be_held_and_says_so(

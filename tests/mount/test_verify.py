@@ -111,7 +111,7 @@ def test_a_damaged_file_is_not_served_until_it_is_whole_again(daemon: Daemon, pl
         with refused(errno.EIO):
             os.pread(before.fileno(), 10, 0)
         mapped.close()
-    assert "ALERT: 1 damaged files are not served" in daemon.log_text()
+    assert "ALERT: 1 damaged file is not served" in daemon.log_text()
     assert "open failed: exams/job/altered: ALERT: verification found it damaged" in daemon.log_text()
     stop(daemon)
     daemon.start()
@@ -297,10 +297,13 @@ def test_a_person_sees_a_table(daemon: Daemon, place: Place) -> None:
     done = daemon.run("verify")
     assert done.returncode == 1
     assert "1 altered" in done.stdout
+    assert "altered: not served any more; restore" in done.stdout
     assert "\x1b" not in done.stdout
     text = daemon.run("status").stdout
     assert "exams: verified 0s ago, 1 file: 1 altered" in text
     assert "1 damaged file not served" in text
+    shown = daemon.run("stat", str(place / "evil\x1b[31m")).stdout
+    assert "state           damaged" in shown and "not served until it was restored" in shown
 
 
 def test_an_erased_file_is_not_missed_and_its_name_is_forgotten_at_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, cast
@@ -49,7 +50,8 @@ def create(name: str, driver: str, options: Mapping[str, object]) -> Backend:
         if (error.name or "").startswith("wormfs"):
             raise
         raise SettingsError(
-            f"the {driver} driver needs {error.name}, which is not installed: pip install 'wormfs[{driver}]'",
+            f"the {driver} driver needs {error.name}, which is not installed: "
+            f"{sys.prefix}/bin/pip install 'wormfs[{driver}]'",
             backend=name,
         ) from error
     return factory(name, options)

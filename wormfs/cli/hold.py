@@ -103,7 +103,10 @@ def _change(config_path: str, op: str, case: str, paths: tuple[str, ...], done: 
     if op == "records.release" and any(os.path.isdir(path) for path in paths):
         # Of a tree only what has the hold: that others do not is no failure.
         targets = (answer.target for path in paths for answer in _held(config_path, path, case))
-    return outcomes.tell(files.ask(settings, op, targets, case=case), done, as_json=as_json)
+    changed = list(files.ask(settings, op, targets, case=case))
+    code = outcomes.tell(changed, done, as_json=as_json)
+    # A mistyped case number must not look like a hold that is gone.
+    return code if changed or op != "records.release" else outcomes.FAILED
 
 
 def _held(config_path: str, path: str, case: str | None) -> Iterator[Answer]:

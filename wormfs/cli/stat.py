@@ -78,16 +78,20 @@ def _print(answer: Answer, found: dict[str, Any], *, history: bool) -> None:
             click.echo(plain(f"  {line['at']} {line['event']} {' '.join(facts)}"))
 
 
+_DAMAGED = "damaged"
+_RECORDED = ("committed", _DAMAGED)
 _HEAD = ("v", "at", "event", "file")
 
 
 def _lines(found: dict[str, Any]) -> Iterator[tuple[str, object]]:
     """What is known, in the order in which people ask for it."""
     yield "state", found["state"]
+    if found["state"] == _DAMAGED:
+        yield "", "not served until it was restored and 'wormfs verify' finds it whole"
     yield "size", f"{found['size_bytes']} bytes"
     if "verdict" not in found:
         return
-    if found["state"] == "committed":
+    if found["state"] in _RECORDED:
         yield "sha256", found["sha256"]
         yield "committed", found["committed_at"]
         yield "retained until", found["retain_until"]
@@ -98,7 +102,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, object]]:
         yield "should go by", found["latest"] + (" (past it)" if found["past_max"] else "")
     yield "mode and owner", f"{found['mode']} uid {found['uid']} gid {found['gid']}"
     yield "modified", found["mtime"]
-    if found["state"] == "committed":
+    if found["state"] in _RECORDED:
         yield "written by", f"uid {found['writer_uid']}, wormfs {found['wormfs']}"
         yield "entry", found["entry"]
     for name in ("version", "storage_class"):

@@ -125,7 +125,8 @@ def _last(verification: dict[str, Any]) -> str:
         f"{count_text(verification['files'], 'file', 'files')}: {', '.join(found) or 'all well'}"
     )
     if verification["oldest_at_ns"] is not None:
-        text += f"; longest not found whole: {age_text((now_ns - verification['oldest_at_ns']) / NS_PER_S)}"
+        age = age_text((now_ns - verification["oldest_at_ns"]) / NS_PER_S)
+        text += f"; longest ago that a file was found whole: {age}"
     return text
 
 

@@ -34,6 +34,14 @@ _ROWS = 200
 _MOST_ROWS = 1000
 """Nobody reads more in a terminal; JSON has all."""
 _LEAST_JOBS = 4
+_TO_DO = {
+    FindingKind.ALTERED: "not served any more; restore with extended attributes, then verify again",
+    FindingKind.MISSING: "restore with extended attributes, then verify again; --accept if it shall be gone",
+    FindingKind.UNRECORDED: "restore with extended attributes, or move it out and copy it in by the mount",
+    FindingKind.UNEXPECTED: "the mount does not show it; look at it and remove it at the backend",
+    FindingKind.UNREADABLE: "look at the disk or the connection, then verify again",
+}
+"""docs/verification.md says it at length."""
 
 
 def verify_backend(
@@ -231,3 +239,5 @@ def _print(
     untold = sum(counts.values()) - shown
     if untold > 0:
         screen.print(f"and {untold} more: --json tells all of them")
+    for kind in counts:
+        screen.print(f"{kind.value}: {_TO_DO[kind]}", soft_wrap=True)

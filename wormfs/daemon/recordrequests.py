@@ -154,7 +154,12 @@ class RecordRequests:
         entry = threads.from_thread(self._stack.spool.get, key)
         if entry is not None and not entry.state.ended:
             return {"state": entry.state.value, "size_bytes": entry.size_bytes}
-        return {"subject": self._subject(key), **look_to_message(self._records.look(key))}
+        seen = look_to_message(self._records.look(key))
+        if seen["state"] == "committed" and threads.from_thread(
+            self._stack.filesystem.damage.__contains__, key
+        ):
+            seen["state"] = "damaged"
+        return {"subject": self._subject(key), **seen}
 
     def _subject(self, key: Key) -> str | None:
         return None if self._records.trail is None else self._records.trail.subject(key)

@@ -303,9 +303,10 @@ class Worker:
         inodes = filesystem.damage.replace(keys)
         if new:
             names = ", ".join(show(key) for key in sorted(new)[:_NAMES])
+            count = "1 damaged file is" if len(keys) == 1 else f"{len(keys)} damaged files are"
             log.error(
-                "ALERT: %d damaged files are not served ('wormfs status', 'wormfs verify'): %s%s",
-                len(keys), names, ", …" if len(new) > _NAMES else "",
+                "ALERT: %s not served ('wormfs status', 'wormfs verify'): %s%s",
+                count, names, ", …" if len(new) > _NAMES else "",
             )  # fmt: skip
         await threads.run(caches.drop_content, inodes)
 

@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 import shutil
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,7 +155,7 @@ def _library() -> Any:
         return importlib.import_module("bagit")
     except ModuleNotFoundError as error:
         raise Unsupported(
-            "BagIt needs a library that is not installed: pip install 'wormfs[export]'"
+            f"BagIt needs a library that is not installed: {sys.prefix}/bin/pip install 'wormfs[export]'"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wormfs.errors import InvalidArgument, Retained
 from wormfs.model import Retention, RetentionChange
+from wormfs.worm import dates
 
 MAX_HOLDS = 32
 MAX_HOLD_BYTES = 64
@@ -17,7 +18,9 @@ def changed(now: Retention, change: RetentionChange) -> Retention:
     until = now.retain_until_ns
     if change.extend:
         if earlier(change.extend_to_ns, until):
-            raise Retained("retention can be extended, never shortened")
+            raise Retained(
+                f"it is retained until {dates.show(until)}, which can be extended, never shortened"
+            )
         until = change.extend_to_ns
     holds = (set(now.holds) | set(change.add_holds)) - set(change.remove_holds)
     for case in change.add_holds:

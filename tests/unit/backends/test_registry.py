@@ -54,5 +54,5 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "boto3", None)
     for module in [name for name in sys.modules if name.startswith("wormfs.backends.s3")]:
         monkeypatch.delitem(sys.modules, module)
-    with pytest.raises(SettingsError, match=r"needs boto3.*pip install 'wormfs\[s3\]'"):
+    with pytest.raises(SettingsError, match=r"needs boto3.*/bin/pip install 'wormfs\[s3\]'"):
         registry.create("exams", "s3", {"bucket": "exams"})
