@@ -287,7 +287,10 @@ class Store:
         returned = answer.get("ChecksumSHA256")
         if returned and sha256 and returned != base64.b64encode(bytes.fromhex(sha256)).decode():
             raise DigestMismatch("the store has other bytes than were sent", backend=self.backend, key=key)
-        return Put(answer.get("ETag", ""), answer.get("VersionId"))
+        version_id = answer.get("VersionId")
+        if version_id not in (None, "", "null"):
+            self.versioned = True
+        return Put(answer.get("ETag", ""), version_id)
 
     def checksums(self, content: bytes | Span, sha256: str | None = None) -> dict[str, str]:
         """What an upload of ``content`` carries for the store to check."""
