@@ -23,7 +23,9 @@ from tests.support.httpfaults import HttpFaults
 from tests.support.verifying import Verifier
 from wormfs.backends.s3 import span
 from wormfs.backends.s3.backend import S3Backend
+from wormfs.backends.s3.erasing import Eraser
 from wormfs.backends.s3.multipart import part_span
+from wormfs.backends.s3.names import numbered
 from wormfs.backends.s3.options import ObjectLock
 from wormfs.errors import (
     AlreadyExists,
@@ -219,6 +221,62 @@ def test_a_claim_of_a_host_that_is_gone_is_taken_over(plain: S3Storage) -> None:
     assert here.record(KEY) == record
     assert plain.uploads() == []
     here.close()
+
+
+def test_a_claim_without_its_bytes_blocks_a_name_only_until_it_is_old(plain: S3Storage) -> None:
+    """As a store that was killed in the middle of a put leaves it."""
+    host = plain.backend()
+    host.start()
+    name = host.names.claims(KEY) + numbered(1)
+    plain.client.put_object(Bucket=plain.bucket, Key=name, Body=b"")
+    with spooled(plain, LARGE) as file:
+        record = make_record(LARGE)
+        transfer = host.begin(KEY)
+        with pytest.raises(Unavailable, match="another host"):
+            transfer.publish(file, record)
+        transfer.abort()
+        host.close()
+        later = plain.backend(claim_age_s=0.0)
+        later.start()
+        assert later.resume(KEY).publish(file, record).size_bytes == len(LARGE)
+    later.close()
+    assert plain.plain(KEY) == LARGE
+    assert plain.uploads() == []
+
+
+@pytest.mark.parametrize("note", [b"", b"id-without-key", b"id-without-key\n", b"\nexam.zip"])
+def test_a_cut_note_of_an_upload_deletes_nothing(note: bytes, plain: S3Storage, backend: S3Backend) -> None:
+    store(plain, backend, KEY, SMALL)
+    uploads = backend._started().uploads
+    uploads.belong_to("f" * 16)
+    name = backend.names.uploads("f" * 16) + "0" * 16
+    plain.client.put_object(Bucket=plain.bucket, Key=name, Body=note)
+    assert uploads.remove_stale() == 1
+    assert plain.plain(KEY) == SMALL
+    assert uploads.remove_stale() == 0
+
+
+def test_erasing_takes_nothing_of_a_file_that_comes_next(
+    plain: S3Storage, backend: S3Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(plain, backend, KEY, LARGE)
+    other = plain.backend()
+    other.start()
+    purge = Eraser._purge
+    record = make_record(LARGE)
+
+    def purge_late(eraser: Eraser, key: Key, names: list[str]) -> None:
+        store(plain, other, KEY, LARGE, record)
+        purge(eraser, key, names)
+
+    monkeypatch.setattr(Eraser, "_purge", purge_late)
+    backend.erase(KEY)
+    assert other.record(KEY) == record
+    fresh = plain.backend()
+    fresh.start()
+    assert fresh.record(KEY) == record
+    fresh.close()
+    other.close()
 
 
 # Versions and locks

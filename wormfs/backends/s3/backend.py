@@ -298,6 +298,6 @@ def _is_versioned(store: Store) -> bool:
     try:
         answer = store.call("get_bucket_versioning", None, "ask for versioning")
     except (AccessDenied, Unsupported):
-        # Without the right to ask: an object that is put shows it. Until then as if it were not.
-        return False
+        # Without the right to ask: one with Object Lock is. Of others the first object that is put shows it.
+        return store.options.object_lock is not ObjectLock.NONE
     return answer.get("Status") in ("Enabled", "Suspended")

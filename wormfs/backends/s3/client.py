@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -10,6 +11,7 @@ from botocore.config import Config
 
 from wormfs.backends.s3.failures import translated
 from wormfs.backends.s3.options import Addressing, S3Options
+from wormfs.backends.s3.quick import Quick
 from wormfs.config.secret import Secret
 from wormfs.errors import SettingsError
 
@@ -21,8 +23,17 @@ Client = Any
 """boto3 makes its clients' classes at run time."""
 
 
-def connect(backend: str, options: S3Options) -> Client:
-    """A client, from files and the environment only: nobody is contacted but an instance's role service.
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Both ways to the store."""
+
+    client: Client
+    quick: Quick | None
+    """For small requests, where the settings allow it."""
+
+
+def connect(backend: str, options: S3Options) -> Connection:
+    """From files and the environment only: nobody is contacted but an instance's role service.
 
     Raises SettingsError, AccessDenied.
     """
@@ -35,19 +46,27 @@ def connect(backend: str, options: S3Options) -> Client:
             region_name=options.region,
         )
         region = session.region_name or (DEFAULT_REGION if options.endpoint else None)
-        return session.client(
+        client = session.client(
             "s3",
             region_name=region,
             endpoint_url=options.endpoint,
             verify=False if options.insecure else options.ca_file,
             config=_config(options),
         )
+        return Connection(client, _quick(session, options, region))
     except ValueError as error:
         raise SettingsError(
             f"endpoint {options.endpoint!r} is no address: {error}", backend=backend
         ) from None
     except botocore.exceptions.BotoCoreError as error:
         raise translated(error, backend, None, "make an S3 client") from error
+
+
+def _quick(session: boto3.Session, options: S3Options, region: str | None) -> Quick | None:
+    credentials = session.get_credentials()
+    if credentials is None or region is None or not Quick.possible(options):
+        return None
+    return Quick(options, credentials, region, min(CONNECT_TIMEOUT_S, options.timeout_s))
 
 
 def _revealed(secret: Secret | None) -> str | None:

@@ -27,9 +27,13 @@ class Eraser:
             if self._tree.directory(key) is not None:
                 raise IsADirectory("it is a directory", backend=self._store.backend, key=key)
             # What an erase that was cut off has left.
-            self._sweep(key)
+            left_over = self._kept_beside(key)
+            if self._tree.file(key) is None:
+                self._purge(key, left_over)
             raise NotFound("there is no such file", backend=self._store.backend, key=key)
         name = self._names.of(key)
+        # Listed while the name is taken: once it is free, another host may store a new file's record there.
+        beside = self._kept_beside(key)
         if self._store.versioned:
             # Newest first: as long as the committed version is there, nothing else can show.
             for each in self._store.versions(name, key):
@@ -40,7 +44,7 @@ class Eraser:
             left = self._tree.file(key) is not None
         if left:
             raise BackendFault("it is still there after erasing", backend=self._store.backend, key=key)
-        self._sweep(key)
+        self._purge(key, beside)
         return found.info.size_bytes
 
     def _delete_version(self, key: Key, name: str, version_id: str | None, *, early: bool) -> None:
@@ -57,8 +61,11 @@ class Eraser:
         locked = head.held or (head.locked_until_ns or 0) > self._store.wall.now_ns()
         return self._retaining.refuse_erasing(key, head, early=early) if locked else None
 
-    def _sweep(self, key: Key) -> None:
-        """Records, changes of retention and claims of a name that is free."""
-        for prefix in (self._names.records(key), self._names.retentions(key), self._names.claims(key)):
-            for listed in list(self._store.names(prefix)):
-                self._store.purge(listed.name, key)
+    def _kept_beside(self, key: Key) -> list[str]:
+        """Records, changes of retention and claims of a name."""
+        prefixes = (self._names.records(key), self._names.retentions(key), self._names.claims(key))
+        return [listed.name for prefix in prefixes for listed in self._store.names(prefix)]
+
+    def _purge(self, key: Key, names: list[str]) -> None:
+        for name in names:
+            self._store.purge(name, key)

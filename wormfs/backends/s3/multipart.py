@@ -97,7 +97,8 @@ class Uploads:
             if listed.name in self._own:
                 continue
             upload_id, _, key = self._store.read_small(listed.name).partition(b"\n")
-            abort(self._store, self._names.of(Key(key)), upload_id.decode(), Key(key))
+            if key:
+                abort(self._store, self._names.of(Key(key)), upload_id.decode(), Key(key))
             self._store.purge(listed.name)
             removed += 1
         return removed
@@ -105,6 +106,9 @@ class Uploads:
 
 def abort(store: Store, name: str, upload_id: str, key: Key) -> None:
     """End an upload and free its parts; one that has ended already is a success."""
+    if not upload_id:
+        # Without an id the request would be DeleteObject.
+        return
     with contextlib.suppress(NoSuchUpload, NotFound):
         store.call("abort_multipart_upload", key, "abort the upload", Key=name, UploadId=upload_id)
 

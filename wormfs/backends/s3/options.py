@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from wormfs.config.secret import Secret
@@ -58,7 +58,7 @@ class S3Options:
     session_token: Secret | None = None
     ca_file: str | None = None
     insecure: bool = False
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # may hold a password
     object_lock: ObjectLock = ObjectLock.NONE
     exclusive_writer: bool = False
     checksum: Checksum = Checksum.SHA256
@@ -80,7 +80,7 @@ class S3Options:
 
 def parse(name: str, options: Mapping[str, object]) -> S3Options:
     """Raises SettingsError for what is unknown, missing or of the wrong kind."""
-    known = [field.name for field in fields(S3Options)]
+    known = [each.name for each in fields(S3Options)]
     values = dict(options)
     for option in values:
         if option not in known:

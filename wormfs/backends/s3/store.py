@@ -17,9 +17,10 @@ from typing import Any, Final, TypeVar
 
 from wormfs import clock
 from wormfs.backends.retry import Patience, retrying
-from wormfs.backends.s3.client import Client
+from wormfs.backends.s3.client import Connection
 from wormfs.backends.s3.failures import PreconditionFailed, Raised, RangeNotSatisfiable, translated
 from wormfs.backends.s3.options import Checksum, ObjectLock, S3Options
+from wormfs.backends.s3.quick import MAX_BODY_BYTES, Answer
 from wormfs.backends.s3.span import Span
 from wormfs.errors import AccessDenied, BackendFault, DigestMismatch, NotFound, Unavailable
 from wormfs.model import Record, Retention
@@ -40,6 +41,16 @@ _NEEDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """What every whole answer has."""
+_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "IfNoneMatch": "If-None-Match",
+        "StorageClass": "x-amz-storage-class",
+        "ChecksumSHA256": "x-amz-checksum-sha256",
+        "ContentMD5": "Content-MD5",
+    }
+)
+"""Parameters of PutObject that are one header each."""
+_IN_HEADERS: Final = frozenset({*_HEADERS, "Metadata"})
 _SLOWEST_BYTES_PER_S = 16 << 10
 """An answer that comes slower than this is treated as one that does not come."""
 
@@ -92,13 +103,14 @@ class Put:
 class Store:
     """One bucket through one client. Safe from any thread."""
 
-    def __init__(self, backend: str, options: S3Options, client: Client, wall: clock.Clock) -> None:
+    def __init__(self, backend: str, options: S3Options, connection: Connection, wall: clock.Clock) -> None:
         self.wall = wall
         self.backend = backend
         self.options = options
         self.bucket = options.bucket
         self.versioned = False
-        self._client = client
+        self._client = connection.client
+        self._quick = connection.quick
         self._patience = Patience(options.patience_s)
 
     def call(self, operation: str, key: bytes | None, doing: str, /, **parameters: object) -> dict[str, Any]:
@@ -127,6 +139,22 @@ class Store:
 
     def close(self) -> None:
         self._client.close()
+        if self._quick is not None:
+            self._quick.close()
+
+    def _quickly(self, action: Callable[[], Result], key: bytes | None, doing: str) -> Result:
+        """A request that does not go through boto3; otherwise as ``call``."""
+
+        def once() -> Result:
+            try:
+                return action()
+            except Raised as error:
+                raise translated(error, self.backend, key, doing) from error
+            except Unavailable as error:
+                error.backend, error.key = self.backend, key
+                raise
+
+        return self.patiently(once)
 
     # Objects
 
@@ -218,25 +246,51 @@ class Store:
 
         Raises PreconditionFailed for a taken name, which may be this very put whose answer was lost.
         """
-        answer = self.call(
-            "put_object",
-            key,
-            "store it",
-            Key=name,
-            Body=content,
-            Metadata=dict(metadata) if metadata else None,
-            IfNoneMatch="*" if new else None,
-            StorageClass=storage_class,
+        given: dict[str, Any] = {
+            "Metadata": dict(metadata) if metadata else None,
+            "IfNoneMatch": "*" if new else None,
+            "StorageClass": storage_class,
             **self.checksums(content, sha256),
             **self.lock_parameters(lock),
-        )
+        }
+        given = {field: value for field, value in given.items() if value is not None}
+        if self._quick is not None and len(content) <= MAX_BODY_BYTES and given.keys() <= _IN_HEADERS:
+            answer = self._put_quickly(name, content, key, given, sha256)
+        else:
+            answer = self.call("put_object", key, "store it", Key=name, Body=content, **given)
         return self._put_of(answer, sha256, key)
+
+    def _put_quickly(
+        self, name: str, content: bytes, key: bytes | None, given: Mapping[str, Any], sha256: str | None
+    ) -> dict[str, Any]:
+        quick = self._quick
+        assert quick is not None
+        fields = given.get("Metadata", {})
+        headers = {f"x-amz-meta-{field}": value for field, value in fields.items()}
+        headers |= {header: given[field] for field, header in _HEADERS.items() if field in given}
+        digest = sha256 or hashlib.sha256(content).hexdigest()
+
+        def put() -> Answer:
+            answer = quick.put(name, content, headers, digest)
+            if "etag" not in answer.headers:
+                raise Unavailable("the answer is not whole (no ETag)")
+            return answer
+
+        answered = self._quickly(put, key, "store it").headers
+        return {
+            "ETag": answered["etag"],
+            "VersionId": answered.get("x-amz-version-id"),
+            "ChecksumSHA256": answered.get("x-amz-checksum-sha256"),
+        }
 
     def _put_of(self, answer: Mapping[str, Any], sha256: str | None, key: bytes | None) -> Put:
         returned = answer.get("ChecksumSHA256")
         if returned and sha256 and returned != base64.b64encode(bytes.fromhex(sha256)).decode():
             raise DigestMismatch("the store has other bytes than were sent", backend=self.backend, key=key)
-        return Put(answer.get("ETag", ""), answer.get("VersionId"))
+        version_id = answer.get("VersionId")
+        if version_id not in (None, "", "null"):
+            self.versioned = True
+        return Put(answer.get("ETag", ""), version_id)
 
     def checksums(self, content: bytes | Span, sha256: str | None = None) -> dict[str, str]:
         """What an upload of ``content`` carries for the store to check."""
@@ -336,6 +390,14 @@ class Store:
             if page.after is None:
                 return
             after = page.after
+
+    def few(self, prefix: str, at_most: int, key: bytes | None = None) -> tuple[list[str], bool]:
+        """The first names below a prefix as they are now, and whether there are more."""
+        quick = self._quick
+        if quick is not None:
+            return self._quickly(lambda: quick.names(prefix, at_most), key, "list it")
+        page = self.page(prefix, at_most=at_most, key=key)
+        return [each.name for each in page.objects], page.after is not None
 
     def names(self, prefix: str) -> Iterator[Listed]:
         """All latest objects below a prefix."""

@@ -83,11 +83,15 @@ class Tree:
         """One listing tells that there is neither the object nor anything below it, unless names that begin
         alike come between them."""
         name = self._names.of(key)
-        page = self._store.page(name, at_most=2, versions=self._store.versioned, key=key)
-        below = (name + "/").encode()
-        if any(each.name == name or each.name.encode().startswith(below) for each in page.objects):
+        if self._store.versioned:
+            page = self._store.page(name, at_most=2, versions=True, key=key)
+            found, more = [each.name for each in page.objects], page.after is not None
+        else:
+            found, more = self._store.few(name, 2, key)
+        below = name + "/"
+        if any(each == name or each.startswith(below) for each in found):
             return False
-        return page.after is None or page.objects[-1].name.encode() > below
+        return not more or (bool(found) and found[-1].encode() > below.encode())
 
     def taken(self, key: Key) -> bool:
         """Whether the name is a file or a directory."""

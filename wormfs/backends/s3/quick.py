@@ -1,0 +1,159 @@
+"""Small requests without botocore's layers, which cost several times what the request itself does.
+
+Only where an address is the whole story: an endpoint is given, path style, no proxy. Everything else goes
+through boto3. Signing is botocore's own; the body's SHA-256 is known already and not counted again.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html and API_ListObjectsV2.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import urllib.parse
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.httpsession
+import botocore.utils
+import urllib3
+from botocore.exceptions import ClientError
+
+from wormfs import clock
+from wormfs.backends.s3.options import Addressing, S3Options
+from wormfs.errors import Unavailable
+
+MAX_BODY_BYTES = 1 << 20
+"""Larger bodies ask for leave first (Expect: 100-continue), which boto3 does."""
+_EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+_UNRESERVED = "-._~"
+_CHUNK_BYTES = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request that the store has done."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Signer(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
+    def payload(self, request: Any) -> str:
+        digest: str = request.context["sha256"]
+        return digest
+
+
+class Quick:
+    """Requests to one bucket. Safe from any thread."""
+
+    def __init__(self, options: S3Options, credentials: Any, region: str, connect_timeout_s: float) -> None:
+        """``credentials``: botocore's, which renew themselves. ``options`` must be ``possible``."""
+        self._endpoint = (options.endpoint or "").rstrip("/")
+        self._bucket = options.bucket
+        self._credentials = credentials
+        self._region = region
+        self._timeout_s = options.timeout_s
+        self._pool = urllib3.connection_from_url(
+            self._endpoint,
+            maxsize=2 * options.connections + 16,
+            block=False,
+            timeout=urllib3.Timeout(connect=connect_timeout_s, read=options.timeout_s),
+            retries=False,
+            **_trust(options),
+        )
+
+    @staticmethod
+    def possible(options: S3Options) -> bool:
+        """Whether these settings leave nothing for boto3 to find out."""
+        return (
+            options.endpoint is not None
+            and not urllib.parse.urlsplit(options.endpoint).path.strip("/")
+            and options.addressing is not Addressing.VIRTUAL
+            and options.proxy is None
+            and not botocore.utils.get_environ_proxies(options.endpoint)
+        )
+
+    def put(self, name: str, body: bytes, headers: Mapping[str, str], sha256: str) -> Answer:
+        """PutObject. Blocks. Raises what ``failures.Raised`` holds, and Unavailable."""
+        return self._send("PUT", f"/{_quoted(name)}", headers, body, sha256, "PutObject")
+
+    def names(self, prefix: str, at_most: int) -> tuple[list[str], bool]:
+        """The first names below a prefix, and whether there are more. Raises as ``put``."""
+        query = {"encoding-type": "url", "list-type": "2", "max-keys": str(at_most), "prefix": prefix}
+        text = "&".join(f"{name}={urllib.parse.quote(query[name], safe=_UNRESERVED)}" for name in query)
+        answer = self._send("GET", f"?{text}", {}, b"", _EMPTY_SHA256, "ListObjectsV2")
+        try:
+            fields = [(each.tag.rpartition("}")[2], each.text or "") for each in _parsed(answer.body).iter()]
+        except ElementTree.ParseError as error:
+            raise Unavailable("the answer is not whole") from error
+        truncated = [text for tag, text in fields if tag == "IsTruncated"]
+        if not truncated:
+            raise Unavailable("the answer is not whole (no IsTruncated)")
+        names = [urllib.parse.unquote_plus(text) for tag, text in fields if tag == "Key"]
+        return names, truncated[0] == "true"
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, sha256: str, operation: str
+    ) -> Answer:
+        path = f"/{_quoted(self._bucket)}{target}"
+        request = botocore.awsrequest.AWSRequest(method, self._endpoint + path, headers=dict(headers))
+        request.context["sha256"] = sha256
+        _Signer(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
+        response = self._pool.urlopen(
+            method, path, body=body, headers=dict(request.headers), redirect=False, preload_content=False
+        )
+        content = self._whole(response)
+        if response.status >= 300:
+            raise ClientError(_error(response.status, content), operation)
+        return Answer(response.headers, content)
+
+    def _whole(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        deadline = clock.monotonic() + self._timeout_s
+        parts = []
+        try:
+            while part := response.read1(_CHUNK_BYTES):
+                parts.append(part)
+                if clock.monotonic() > deadline:
+                    raise Unavailable("the answer comes too slowly")
+        except BaseException:
+            response.close()
+            raise
+        response.release_conn()
+        return b"".join(parts)
+
+
+def _trust(options: S3Options) -> dict[str, Any]:
+    """How the server's certificate is verified: as boto3 does."""
+    if not (options.endpoint or "").startswith("https:"):
+        return {}
+    if options.insecure:
+        return {"cert_reqs": "CERT_NONE", "assert_hostname": False}
+    return {
+        "cert_reqs": "CERT_REQUIRED",
+        "ca_certs": options.ca_file or botocore.httpsession.get_cert_path(True),
+    }
+
+
+def _quoted(name: str) -> str:
+    return urllib.parse.quote(name, safe="/" + _UNRESERVED)
+
+
+def _parsed(body: bytes) -> ElementTree.Element:
+    return ElementTree.fromstring(body)  # noqa: S314 (expat expands no external entities; botocore parses alike)
+
+
+def _error(status: int, body: bytes) -> dict[str, Any]:
+    """An answer as boto3 puts it into its errors."""
+    code = str(status)
+    with contextlib.suppress(ElementTree.ParseError):  # then the status says enough
+        code = next(
+            (e.text or code for e in _parsed(body).iter() if e.tag.rpartition("}")[2] == "Code"), code
+        )
+    return {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
