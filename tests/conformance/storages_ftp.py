@@ -16,10 +16,11 @@ from tests.support import ftpservers
 from tests.support.ftpservers import FtpServer, Security
 from wormfs.backends.base import Backend
 from wormfs.backends.ftp.backend import FtpBackend
+from wormfs.backends.ftp.claims import DATA, META, encode_meta
 from wormfs.backends.ftp.names import claim_name
 from wormfs.backends.ftp.options import FtpOptions, Tls
 from wormfs.config.secret import Secret, SecretSource
-from wormfs.model import DirectoryAttributes, Key
+from wormfs.model import DirectoryAttributes, Key, Record
 
 NO_ATTRIBUTES = DirectoryAttributes()
 
@@ -97,6 +98,15 @@ class FtpStorage:
     def claim_of(self, key: Key) -> Path:
         """The directory of the claim of ``key``."""
         return self.root / ".wormfs" / "c" / os.fsdecode(claim_name(key))
+
+    def leave_claim(self, key: Key, content: bytes, record: Record) -> None:
+        """What a host leaves that dies between winning the name and giving it to the file."""
+        claim = self.claim_of(key)
+        claim.mkdir()
+        (claim / DATA.decode()).write_bytes(content)
+        (claim / META.decode()).write_bytes(encode_meta(key, record))
+        for path in (claim, *claim.iterdir()):
+            os.chown(path, ftpservers.UID, ftpservers.UID)
 
     def visible(self) -> set[bytes]:
         names: set[bytes] = set()

@@ -283,6 +283,17 @@ def test_a_wrong_password_says_so_and_does_not_show_it(start: Start, tmp_path: P
     ]
 
 
+def test_a_server_that_repeats_the_password_does_not_make_wormfs_show_it(
+    start: Start, tmp_path: Path
+) -> None:
+    storage = storages_ftp.made(start(echo=True), tmp_path)
+    wrong = Secret(SecretSource.INLINE, "geheïm")
+    with pytest.raises(AccessDenied, match=r"530 'PASS \[the password\]' is wrong"):
+        started(storage, password=wrong)
+    shown = [result.detail for result in FtpBackend("archive", storage.options(password=wrong)).check()]
+    assert not any("gehe" in detail for detail in shown)
+
+
 def test_a_directory_that_does_not_exist_is_not_made(start: Start, tmp_path: Path) -> None:
     storage = storages_ftp.made(start(), tmp_path)
     with pytest.raises(SettingsError, match="directory"):

@@ -17,8 +17,11 @@ from tests.conformance.drivers import RETAIN_NS, S, make_record, spooled, store
 from tests.conformance.storages_ftp import FtpStorage
 from wormfs.backends.base import Backend
 from wormfs.backends.ftp.backend import FtpBackend
+from wormfs.backends.ftp.claims import Outcome
 from wormfs.backends.ftp.replies import Reply
+from wormfs.backends.ftp.server import Server
 from wormfs.backends.ftp.session import DataStream, Session
+from wormfs.clock import SystemClock
 from wormfs.errors import AlreadyExists, NotFound, Unavailable, WormfsError
 from wormfs.model import FindingKind, Key, Record, RetentionChange
 
@@ -297,3 +300,30 @@ def test_an_eraser_that_slept_does_not_erase_the_file_that_has_the_name_since(
     living.erase(KEY)
     assert KEY not in storage.visible()
     assert [name for name in storage.hidden() if name.startswith(("e/", "c/"))] == []
+
+
+def test_bytes_that_another_host_gives_their_name_meanwhile_are_not_lost(
+    storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend]
+) -> None:
+    """A rename that failed for the moment, and a host that is faster with the same publish."""
+    dying, living = hosts
+    storage.leave_claim(KEY, CONTENT, make_record(CONTENT))
+
+    class Overtaken(Server):
+        """Its own rename is refused; then the other host finishes, between two of its questions."""
+
+        def move_file(self, source: bytes, target: bytes) -> tuple[Reply, int | None]:
+            return Reply(450, "450 not now"), None
+
+        def size(self, path: bytes) -> int | None:
+            if path.endswith(b"/data"):
+                with pytest.raises(AlreadyExists):
+                    living.begin(KEY)
+            return super().size(path)
+
+    with dying.connected().session() as session:
+        server = Overtaken(session, "archive", SystemClock())
+        claim = dying._claims.read(server, KEY)
+        assert claim is not None
+        assert dying._claims.finish(server, claim) is Outcome.PUBLISHED
+    assert (storage.plain(KEY), living.record(KEY)) == (CONTENT, claim.record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from tests.conformance.drivers import make_record, store
 from tests.conformance.storages_ftp import FtpStorage
 from tests.support.verifying import Verifier
 from wormfs.backends.base import Backend
-from wormfs.backends.ftp.claims import DATA, META, encode_meta
 from wormfs.errors import AlreadyExists
 from wormfs.model import DirectoryAttributes, FindingKind, Key
 
@@ -61,20 +59,10 @@ def test_a_file_that_is_gone_while_its_claim_stays_is_missing(
     assert verifier.verify() == {KEY: FindingKind.MISSING}
 
 
-def crash_after_the_claim(storage: FtpStorage, key: Key, content: bytes) -> None:
-    """What a host leaves that dies between winning the name and giving it to the file."""
-    claim = storage.claim_of(key)
-    claim.mkdir()
-    (claim / DATA.decode()).write_bytes(content)
-    (claim / META.decode()).write_bytes(encode_meta(key, make_record(content)))
-    for path in (claim, *claim.iterdir()):
-        shutil.chown(path, storages_ftp.ftpservers.UID, storages_ftp.ftpservers.UID)
-
-
 def test_a_claim_that_was_left_half_way_is_reported_and_the_next_writer_finishes_it(
     storage: FtpStorage, backend: Backend, verifier: Verifier
 ) -> None:
-    crash_after_the_claim(storage, KEY, CONTENT)
+    storage.leave_claim(KEY, CONTENT, make_record(CONTENT))
     assert verifier.verify() == {KEY: FindingKind.UNEXPECTED}
     with pytest.raises(AlreadyExists):
         store(storage, backend, KEY, b"another exam")

@@ -4,7 +4,8 @@ It prints its port and serves until it is ended. What it is asked for: ``root``,
 if wanted ``port``, ``address`` (other than 127.0.0.1), ``certificate`` (PEM), ``implicit``, ``connections``
 (a further one gets 421), ``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off
 there with 552), ``lie`` (SIZE tells so many bytes more), ``damage`` (stored bytes are changed), ``merges`` (a
-directory can be renamed onto another), ``available_bytes`` (what AVBL answers).
+directory can be renamed onto another), ``available_bytes`` (what AVBL answers), ``echo`` (a wrong password
+is repeated in the refusal).
 """
 
 from __future__ import annotations
@@ -94,6 +95,12 @@ def handler(options: dict[str, Any]) -> type[Any]:
         def handle_ssl_established(self) -> None:
             if options.get("implicit"):
                 super().handle()
+
+        def ftp_PASS(self, line: str) -> None:
+            if options.get("echo") and line != options["password"]:
+                self.respond(f"530 'PASS {line}' is wrong.")
+            else:
+                super().ftp_PASS(line)
 
         def ftp_AVBL(self, path: str) -> None:
             self.respond(f"213 {options['available_bytes']}")

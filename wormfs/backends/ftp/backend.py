@@ -288,13 +288,17 @@ class FtpBackend:
         return None if claim is None or self._claims.pending(server, key) else claim
 
     def begin(self, key: Key) -> FtpTransfer:
-        path = self._names.checked(key)
+        path, meta = self._names.checked(key), self._claims.meta_of(key)
 
         def look(server: Server) -> None:
-            if server.look(path) is not None:
+            # One exchange with the server, for it is asked before each new file.
+            there, folder, claimed = server.look_at(path, self._names.path(parent_of(key)), meta)
+            if there is not None:
                 raise AlreadyExists("the name is taken", backend=self.name, key=key)
-            self._must_have_directory(server, key)
-            self._claims.must_be_free(server, key)
+            if folder is None or folder.type is not Type.DIRECTORY:
+                self._must_have_directory(server, key)
+            if claimed is not None:
+                self._claims.must_be_free(server, key)
 
         self.ask(key, look)
         return FtpTransfer(self._target(), key, resumed=False)

@@ -23,6 +23,7 @@ from typing import Final
 
 from wormfs.backends import record_codec
 from wormfs.backends.ftp.names import Names, claim_name
+from wormfs.backends.ftp.replies import Reply
 from wormfs.backends.ftp.server import Server
 from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable
 from wormfs.model import ROOT, Key, Record, parent_of, show
@@ -85,9 +86,13 @@ class Claims:
 
     # Looking
 
+    def meta_of(self, key: Key) -> bytes:
+        """The path of the file that makes a claim."""
+        return self._names.claim(key) + b"/" + META
+
     def read(self, server: Server, key: Key) -> Claim | None:
         """The claim of a key. Raises BackendFault for one that cannot be understood."""
-        text = server.read_small(self._names.claim(key) + b"/" + META)
+        text = server.read_small(self.meta_of(key))
         if text is None:
             return None
         try:
@@ -156,13 +161,11 @@ class Claims:
         if found is None:
             # A directory has no size; the server refuses to put a file in its place.
             reply, found = server.move_file(data, path)
-            if not reply.good and server.look(path) is None:
-                if server.size(data) is None:
-                    return Outcome.LOST
-                self._must_have_parent(server, key)
-                raise server.fail(reply, key, "give the file its name")
-            if not reply.good and server.size(data) is not None:
-                return Outcome.IN_THE_WAY
+            if not reply.good:
+                outcome = self._not_moved(server, key, reply)
+                if outcome is not Outcome.PUBLISHED:
+                    return outcome
+                found = server.size(path)
         elif server.size(data) is not None:
             return Outcome.IN_THE_WAY
         if found != size:
@@ -171,6 +174,22 @@ class Claims:
             )
         return Outcome.PUBLISHED
 
+    def _not_moved(self, server: Server, key: Key, refusal: Reply) -> Outcome:
+        """Where the bytes of a claim are that could not be moved. Another host may be moving them just now.
+
+        Bytes only ever go from the claim to the name. So what has the name while the claim holds them is not
+        they if it was seen *before*; and they are lost only if the name was still free *after* the claim was
+        seen without them.
+        """
+        path, data = self._names.path(key), self._names.claim(key) + b"/" + DATA
+        before = server.look(path)
+        if server.size(data) is None:
+            return Outcome.LOST if before is None and server.look(path) is None else Outcome.PUBLISHED
+        if before is not None:
+            return Outcome.IN_THE_WAY
+        self._must_have_parent(server, key)
+        raise server.fail(refusal, key, "give the file its name")
+
     def _must_have_parent(self, server: Server, key: Key) -> None:
         parent = parent_of(key)
         if parent != ROOT and server.look(self._names.path(parent)) is None:
@@ -178,9 +197,6 @@ class Claims:
 
     def must_be_free(self, server: Server, key: Key) -> None:
         """Finish what somebody else has begun under this name. Raises AlreadyExists when it has a claim."""
-        # Mostly there is none, and SIZE needs no data connection to say so.
-        if server.size(self._names.claim(key) + b"/" + META) is None:
-            return
         claim = self.read(server, key)
         if claim is not None:
             self.settle(server, claim)

@@ -43,7 +43,10 @@ class Reply:
 
 def parse(text: str) -> Reply:
     """Raises ValueError for what is no reply."""
-    return Reply(int(text[:3]), text)
+    code = text[:3]
+    if len(code) != 3 or not (code.isascii() and code.isdigit()) or text[3:4] not in ("", " ", "-", "\n"):
+        raise ValueError("no reply of FTP")
+    return Reply(int(code), text)
 
 
 _MEANINGS: tuple[tuple[frozenset[int], type[WormfsError]], ...] = (

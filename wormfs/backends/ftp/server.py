@@ -9,7 +9,7 @@ import contextlib
 import enum
 import hashlib
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import IO
 
 from wormfs.backends.ftp import listing
@@ -53,19 +53,35 @@ class Server:
 
     def look(self, path: bytes) -> Seen | None:
         """What is at ``path``; ``None`` when there is nothing (or nothing that this user may see)."""
-        if self.can("MLST"):
-            reply = self.session.command(b"MLST " + path)
-            if reply.code == 250:
-                return self._mlst(reply, path)
-            if reply.code in (550, 553, 450):
-                return None
-            if reply.code not in (500, 501, 502, 504):
-                raise self.fail(reply, None, "look at a name")
-        sized, dated, entered = self.session.commands(b"SIZE " + path, b"MDTM " + path, b"CWD " + path)
-        size = self._size(sized)
-        if size is not None:
-            return Seen(Type.FILE, size, _time_of(dated) or 0)
-        return Seen(Type.DIRECTORY) if entered.good else None
+        return self.look_at(path)[0]
+
+    def look_at(self, *paths: bytes) -> list[Seen | None]:
+        """``look`` at several paths in one exchange, where the server takes several commands at once."""
+        if not self.can("MLST"):
+            return self._look_the_old_way(paths)
+        replies = self.session.commands(*(b"MLST " + path for path in paths))
+        return [self._facts(reply, path) for reply, path in zip(replies, paths, strict=True)]
+
+    def _facts(self, reply: Reply, path: bytes) -> Seen | None:
+        if reply.code == 250:
+            return self._mlst(reply, path)
+        if reply.code in (550, 553, 450):
+            return None
+        if reply.code in (500, 501, 502, 504):
+            return self._look_the_old_way((path,))[0]
+        raise self.fail(reply, None, "look at a name")
+
+    def _look_the_old_way(self, paths: Sequence[bytes]) -> list[Seen | None]:
+        verbs = (b"SIZE ", b"MDTM ", b"CWD ")
+        replies = iter(self.session.commands(*(verb + path for path in paths for verb in verbs)))
+        found: list[Seen | None] = []
+        for sized, dated, entered in zip(replies, replies, replies, strict=True):
+            size = self._size(sized)
+            if size is not None:
+                found.append(Seen(Type.FILE, size, _time_of(dated) or 0))
+            else:
+                found.append(Seen(Type.DIRECTORY) if entered.good else None)
+        return found
 
     def _mlst(self, reply: Reply, path: bytes) -> Seen:
         lines = reply.text.encode("latin-1").split(b"\n")[1:-1]

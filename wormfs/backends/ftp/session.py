@@ -56,7 +56,7 @@ def connector(backend: str, options: FtpOptions) -> Callable[[], Session]:
 
     def connect() -> Session:
         user = options.user.encode().decode(WIRE)
-        with _connecting(backend, options):
+        with _connecting(backend, options, password):
             ftp = factory(options.host, user, password.encode().decode(WIRE))
         try:
             return Session(ftp, backend, options)
@@ -68,7 +68,7 @@ def connector(backend: str, options: FtpOptions) -> Callable[[], Session]:
 
 
 @contextlib.contextmanager
-def _connecting(backend: str, options: FtpOptions) -> Iterator[None]:
+def _connecting(backend: str, options: FtpOptions, password: str) -> Iterator[None]:
     where = f"{options.host}:{options.server_port}"
     try:
         yield
@@ -79,13 +79,13 @@ def _connecting(backend: str, options: FtpOptions) -> Iterator[None]:
             backend=backend,
         ) from error
     except ftplib.error_perm as error:
-        reply = parse(error.args[0])
+        reply = _discreet(error, password)
         if reply.code == 530:
             message = f"{where} refuses the login of {options.user}: {reply.shown}"
             raise LoginRefused(message, backend=backend) from None
         raise failure(reply, backend, None, f"log in at {where}") from None
     except ftplib.error_temp as error:
-        reply = parse(error.args[0])
+        reply = _discreet(error, password)
         if reply.code == 421:
             message = f"{where} takes no further connection: {reply.shown}"
             raise TooManyConnections(message, backend=backend) from None
@@ -93,6 +93,16 @@ def _connecting(backend: str, options: FtpOptions) -> Iterator[None]:
     except (OSError, EOFError, ftplib.Error, ValueError) as error:
         # Never the exception's own text alone: some hold the command that failed.
         raise Unavailable(f"{where} cannot be reached ({_reason(error)})", backend=backend) from None
+
+
+def _discreet(error: ftplib.Error, password: str) -> Reply:
+    """The reply to a login. Some servers repeat the command that they do not like."""
+    try:
+        reply = parse(error.args[0])
+    except ValueError:
+        return Reply(500, "500 (the answer is no reply of FTP)")
+    text = reply.text.replace(password.encode().decode(WIRE), "[the password]") if password else reply.text
+    return Reply(reply.code, text)
 
 
 def _reason(error: BaseException) -> str:
