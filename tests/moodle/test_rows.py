@@ -9,15 +9,17 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.conformance.drivers import ATTRIBUTES, RETAIN_NS, make_record, spooled
 from tests.moodle.conftest import Site
 from tests.support.moodle import COURSE, EMPTY_SHA1, context_of
-from wormfs import durability
+from wormfs import clock, durability
 from wormfs.backends.moodle.backend import MoodleBackend
+from wormfs.backends.moodle.content import LOOK_AGAIN_S
 from wormfs.backends.moodle.pool import Aside
 from wormfs.errors import (
     AccessDenied,
@@ -554,3 +556,99 @@ def test_the_retention_of_a_file_is_in_its_record(site: Site, backend: MoodleBac
     record = make_record(CONTENT, attributes=dataclasses.replace(ATTRIBUTES, xattrs={b"user.a": b"\0\xff\n"}))
     site.store(backend, b"exam.zip", CONTENT, record)
     assert backend.record(Key(b"exam.zip")) == record
+
+
+# What is on the disk when a file is told as stored
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of what is synced, in order."""
+    paths: list[str] = []
+
+    def noting(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def note(fd: int) -> None:
+            paths.append(os.readlink(f"/proc/self/fd/{fd}"))
+            sync(fd)
+
+        return note
+
+    for name in ("sync_file", "sync_directory"):
+        monkeypatch.setattr(durability, name, noting(getattr(durability, name)))
+    return paths
+
+
+def test_folders_that_moodle_made_are_synced_once(
+    site: Site, backend: MoodleBackend, synced: list[str]
+) -> None:
+    """Moodle syncs nothing: a power loss could take the folder away with what is stored in it."""
+    leaf = site.moodle.pool_path(site.moodle.add_content(CONTENT)).parent
+    site.publish(backend, b"exam.zip", CONTENT)
+    assert {str(leaf), str(leaf.parent), str(site.moodle.filedir)} <= set(synced)
+    synced.clear()
+    site.publish(backend, b"again.zip", CONTENT)
+    assert str(leaf) in synced
+    assert not {str(leaf.parent), str(site.moodle.filedir)} & set(synced)
+    # Put back from a backup while wormfs runs, say: nothing is known of it any more.
+    shutil.rmtree(leaf.parent)
+    synced.clear()
+    site.publish(backend, b"third.zip", CONTENT)
+    assert {str(leaf), str(leaf.parent), str(site.moodle.filedir)} <= set(synced)
+    assert read(backend, b"exam.zip") == CONTENT
+
+
+def test_a_prepared_spool_file_is_not_synced_again(
+    site: Site, backend: MoodleBackend, synced: list[str]
+) -> None:
+    site.store(backend, b"exam.zip", CONTENT)
+    assert [path for path in synced if os.path.isfile(path) or "deleted" in path] == []
+    status = site.moodle.pool_path(SHA1).stat()
+    assert (status.st_mode & 0o7777, status.st_uid) == (0o666, site.moodle.filedir.stat().st_uid)
+    # What was not prepared, so that it was changed since the spool synced it, is.
+    site.publish(backend, b"other.zip", b"other")
+    assert any("/spool/" in path for path in synced)
+
+
+def test_content_that_moodle_trashes_after_our_last_look_is_brought_back_before_the_trash_is_emptied(
+    site: Site, backend: MoodleBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moodle looked for rows before ours came, and moves when we have looked."""
+    site.store(backend, b"exam.zip", CONTENT)
+    site.moodle.trash(SHA1, unused=False)
+    backend.space()
+    assert site.moodle.pool_files() == set(), "not at once: Moodle may not have moved it yet"
+    now = clock.monotonic
+    monkeypatch.setattr(clock, "monotonic", lambda: now() + LOOK_AGAIN_S)
+    backend.space()
+    assert site.moodle.pool_files() == {SHA1}
+    site.store(backend, b"other.zip", b"other")
+    site.moodle.trash(hashlib.sha1(b"other").hexdigest(), unused=False)
+    backend.close()
+    shutil.rmtree(site.moodle.trashdir)
+    assert site.moodle.content("other.zip") == b"other"
+
+
+def test_stored_content_that_is_gone_is_an_alert_but_not_what_was_erased(
+    site: Site, backend: MoodleBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.store(backend, b"erased.zip", b"erased")
+    backend.erase(Key(b"erased.zip"))
+    backend.content.look_again(0.0)
+    assert caplog.records == []
+    site.store(backend, b"exam.zip", CONTENT)
+    site.moodle.pool_path(SHA1).unlink()
+    backend.content.look_again(0.0)
+    assert [SHA1 in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_an_erase_takes_what_was_stored_and_what_the_row_names_now(
+    site: Site, backend: MoodleBackend
+) -> None:
+    site.store(backend, b"exam.zip", CONTENT)
+    other = site.moodle.add_content(b"exchanged")
+    site.moodle.execute(
+        f"UPDATE {site.moodle.prefix}files SET contenthash = %s, filesize = 9 WHERE filename = 'exam.zip'",
+        other,
+    )
+    backend.erase(Key(b"exam.zip"))
+    assert site.moodle.pool_files() == set()

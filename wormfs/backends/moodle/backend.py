@@ -108,6 +108,8 @@ class MoodleBackend:
         self._rows = starting.start(self)
 
     def close(self) -> None:
+        if self._rows is not None:
+            self.content.look_again(0.0)
         self._rows = None
         self.database.close()
         self.pool.close()
@@ -132,6 +134,8 @@ class MoodleBackend:
         return check.run(self)
 
     def space(self) -> Space:
+        """Asked now and then by whoever shows it: a time to look after what was stored last."""
+        self.content.look_again()
         return self.pool.space()
 
     def time_ns(self) -> int | None:
@@ -228,7 +232,7 @@ class MoodleBackend:
         located = self._file_place(key)
         spot, rows = located.spot, self.rows()
 
-        def begin_erase(connection: Connection) -> str:
+        def begin_erase(connection: Connection) -> set[str]:
             rows.lock_sidecar(connection, spot)
             (found,) = rows.look(connection, spot)
             if found.sidecar is not None:
@@ -236,14 +240,15 @@ class MoodleBackend:
                 rows.replace_sidecar(connection, spot, changed)
             else:
                 self._require_file(key, found)
+            # Two, if somebody has given the row other content since.
+            contents = set() if found.sidecar is None else {found.sidecar.contenthash}
             if found.file is not None:
                 rows.remove(connection, found.file.pathname_hash)
-                return found.file.contenthash
-            assert found.sidecar is not None, "_require_file has raised for what is not there"
-            return found.sidecar.contenthash
+                contents.add(found.file.contenthash)
+            return contents
 
-        contenthash = self.database.change(begin_erase, key)
-        self.content.erase(contenthash)
+        for contenthash in self.database.change(begin_erase, key):
+            self.content.erase(contenthash)
         # Until here the record says that an erase has begun, so that it can be gone on with.
         self.database.change(lambda connection: rows.remove(connection, rows.sidecar_hash(spot)), key)
 

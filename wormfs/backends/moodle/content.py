@@ -8,18 +8,27 @@ own clean-up.
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from wormfs.backends.moodle.database import PATIENCE, Database
+from wormfs import clock
+from wormfs.backends.moodle.database import NO_PATIENCE, PATIENCE, Database
 from wormfs.backends.moodle.pool import Aside, Pool
 from wormfs.backends.moodle.rows import Rows
 from wormfs.backends.moodle.tables import EMPTY_CONTENT
 from wormfs.backends.retry import Patience
-from wormfs.errors import BackendFault
+from wormfs.errors import BackendFault, WormfsError
 from wormfs.oserrors import translating
 
+_log = logging.getLogger(__name__)
+
 _ATTEMPTS: Final = 10
+LOOK_AGAIN_S: Final = 20.0
+"""Longer than Moodle takes from its look for rows to the trash."""
+_LOOKS_AT_ONCE: Final = 200
 
 
 class ContentKeeper:
@@ -30,6 +39,44 @@ class ContentKeeper:
         self._database = database
         self._pool = pool
         self._rows = rows
+        self._lock = threading.Lock()
+        self._recent: deque[tuple[float, str, int]] = deque()
+        """Since when content is used by a row of ours, oldest first."""
+
+    def stored(self, contenthash: str, size_bytes: int) -> None:
+        """A row uses this content from now on; it is looked at once more a little later."""
+        with self._lock:
+            self._recent.append((clock.monotonic(), contenthash, size_bytes))
+        self.look_again()
+
+    def look_again(self, after_s: float = LOOK_AGAIN_S) -> None:
+        """Bring back what Moodle has moved to the trash although a row uses it by now.
+
+        Moodle looks for rows and then moves; a row that comes in between, and our look at the content, are
+        too early. The trash is emptied once a day, so nothing is lost if somebody looks before. Never raises.
+        """
+        until = clock.monotonic() - after_s
+        for _ in range(_LOOKS_AT_ONCE):
+            with self._lock:
+                if not self._recent or self._recent[0][0] > until:
+                    return
+                since, contenthash, size_bytes = self._recent.popleft()
+            try:
+                if not self._pool.has(contenthash, size_bytes):
+                    self._tell_if_lost(contenthash)
+            except (OSError, WormfsError):
+                # The pool or the database is away: with the next file, or the next question for space.
+                with self._lock:
+                    self._recent.appendleft((since, contenthash, size_bytes))
+                return
+
+    def _tell_if_lost(self, contenthash: str) -> None:
+        if self._used(contenthash, NO_PATIENCE):
+            _log.error(
+                "%s: ALERT: content %s, which was just stored, is neither in the pool nor in Moodle's trash: "
+                "see wormfs verify",
+                self._backend, contenthash,
+            )  # fmt: skip
 
     def give_up(self, contenthash: str, patience: Patience = PATIENCE) -> None:
         """Move content that no row uses to Moodle's trash. Raises the tree's errors."""

@@ -116,6 +116,8 @@ class Database:
                 max_overflow=2,
                 pool_timeout=options.database_timeout_s,
                 pool_recycle=_RECYCLE_S,
+                # Every transaction is ended where it was begun (_once): PyMySQL would ask the server again.
+                pool_reset_on_return=None,
                 isolation_level="READ COMMITTED",
                 hide_parameters=True,
             )

@@ -67,6 +67,8 @@ class Pool:
         self._fd = -1
         self._looks = Looks(0o2777, 0o666)
         self._can_be_nameless = True
+        self._lasting = bytearray(1 << 16)
+        """Of each folder (two bytes of a hash), 1 once it and those above are known to be on the disk."""
         self.can_link = True
         """Whether a spool file on the same file system can be given a name in the pool."""
 
@@ -88,6 +90,8 @@ class Pool:
         uid = status.st_uid if looks.uid is None else looks.uid
         gid = status.st_gid if looks.gid is None else looks.gid
         self._looks = Looks(looks.directory_mode, looks.file_mode, uid, gid)
+        # What is mounted there may be another file system now.
+        self._lasting = bytearray(1 << 16)
         self._fd = fd
         with translating(self._backend, None, "remove what crashed daemons left in the pool"):
             self._sweep(now_ns)
@@ -131,6 +135,13 @@ class Pool:
             return None
         return Staged(os.dup(spooled.fileno()), None, StagedAs.SPOOL_FILE)
 
+    def dress_spooled(self, spooled: BinaryIO) -> None:
+        """Give a spool file that is to be linked owner and mode, for the spool to sync. Raises OSError."""
+        staged = self.stage_spooled(spooled)
+        if staged is not None:
+            staged.close()
+            self._dress(spooled.fileno())
+
     def discard(self, staged: Staged) -> None:
         """Leave nothing of a staged file but what has got its place. May be called again."""
         staged.close()
@@ -140,13 +151,15 @@ class Pool:
                 durability.unlink(name, self._fd)
 
     def place(self, staged: Staged, digests: Digests, size_bytes: int) -> bool:
-        """Bring a complete, not yet synced, staged file to its place; durable when it returns.
+        """Bring a complete staged file to its place; durable when it returns. A copy is not synced before; a
+        spool file is, by the spool.
 
         What is there already stays, if it holds the same bytes; whether it was put there now. Raises OSError
         (FileNotFoundError when a file that had its place has lost it); BackendFault for other bytes.
         """
-        self._dress(staged.fd)
-        durability.sync_file(staged.fd)
+        changed = self._dress(staged.fd)
+        if changed or staged.kind is StagedAs.COPY:
+            durability.sync_file(staged.fd)
         durability.step("moodle.content-synced")
         with self._folder(digests.sha1, make=True) as folder_fd:
             try:
@@ -358,12 +371,16 @@ class Pool:
         finally:
             self.discard(staged)
 
-    def _dress(self, fd: int) -> None:
+    def _dress(self, fd: int) -> bool:
+        """Owner and mode of a pool file to be; whether anything was changed."""
         looks = self._looks
         status = os.fstat(fd)
-        if (status.st_uid, status.st_gid) != (looks.uid, looks.gid):
-            os.fchown(fd, -1 if looks.uid is None else looks.uid, -1 if looks.gid is None else looks.gid)
+        dressed = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+        if dressed == (looks.uid, looks.gid, looks.file_mode):
+            return False
+        os.fchown(fd, -1 if looks.uid is None else looks.uid, -1 if looks.gid is None else looks.gid)
         os.fchmod(fd, looks.file_mode)
+        return True
 
     @contextlib.contextmanager
     def _folder(self, contenthash: str, *, make: bool) -> Iterator[int]:
@@ -374,23 +391,44 @@ class Pool:
             os.close(fd)
 
     def _open_folder(self, contenthash: str, *, make: bool) -> int:
-        """The directory of a content. Raises OSError."""
+        """The directory of a content. ``make``: it is there for good when this returns. Raises OSError."""
         path = f"{contenthash[:2]}/{contenthash[2:4]}"
+        number = int(contenthash[:4], 16)
+        if not make or self._lasting[number]:
+            try:
+                return os.open(path, _DIRECTORY_FLAGS, dir_fd=self._root())
+            except FileNotFoundError:
+                if not make:
+                    raise
+                self._lasting = bytearray(1 << 16)
+        lasting = self._lasting
+        fd = self._make_folder(path, above_lasts=any(lasting[number & 0xFF00 : (number | 0xFF) + 1]))
+        lasting[number] = 1
+        return fd
+
+    def _make_folder(self, path: str, *, above_lasts: bool) -> int:
+        """A folder that may be missing. Moodle makes some as well, and syncs none."""
+        above, name = path.split("/")
+        if above_lasts:
+            above_fd = os.open(above, _DIRECTORY_FLAGS, dir_fd=self._root())
+        else:
+            above_fd = self._make_directory(above, self._root())
         try:
-            return os.open(path, _DIRECTORY_FLAGS, dir_fd=self._root())
-        except FileNotFoundError:
-            if not make:
+            return self._make_directory(name, above_fd)
+        finally:
+            os.close(above_fd)
+
+    def _make_directory(self, name: str, above_fd: int) -> int:
+        """Open a directory that is there for good, made if it is missing."""
+        made = durability.make_directory_durably(name, self._looks.directory_mode, above_fd)
+        fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=above_fd)
+        if made:
+            try:
+                self._dress_directory(fd)
+            except OSError:
+                os.close(fd)
                 raise
-        with contextlib.ExitStack() as stack:
-            above_fd = self._root()
-            for name in path.split("/"):
-                made = durability.make_directory_durably(name, self._looks.directory_mode, above_fd)
-                fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=above_fd)
-                stack.callback(os.close, fd)
-                if made:
-                    self._dress_directory(fd)
-                above_fd = fd
-            return os.dup(above_fd)
+        return fd
 
     def _dress_directory(self, fd: int) -> None:
         looks = self._looks

@@ -17,8 +17,10 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Connection,
+    Dialect,
     Row,
     Select,
+    TextClause,
     and_,
     any_,
     delete,
@@ -90,6 +92,7 @@ class Rows:
         self._files = tables.files
         self._server = server
         self.system_context_id = system_context_id
+        self._inserts: dict[tuple[tuple[str, ...], int, bool], TextClause] = {}
 
     # Looking
 
@@ -215,9 +218,6 @@ class Rows:
         spot = new.spot
         created_s = new.sidecar.record.committed_at_ns // NS_PER_S
         self._hold_directory(connection, spot.parent, created_s)
-        taken = (spot.file_hash, spot.directory_hash, self.sidecar_hash(spot))
-        if self.by_hash(connection, taken):
-            raise Taken
         record = new.sidecar.record
         row = self._values(
             spot.area, spot.context_id, spot.filepath, spot.filename, created_s,
@@ -226,7 +226,14 @@ class Rows:
             mimetype=mimetypes.guess(spot.filename),
             timemodified=max(0, record.attributes.mtime_ns // NS_PER_S),
         )  # fmt: skip
-        self._insert_all(connection, [row, self._sidecar_values(spot, new.sidecar, created_s)])
+        rows = [row, self._sidecar_values(spot, new.sidecar, created_s)]
+        if self._server is Server.POSTGRESQL:
+            # The index keeps file and record apart from others; a directory of this name is looked for.
+            self._insert_all(connection, rows, unless=spot.directory_hash)
+            return
+        if self.by_hash(connection, (spot.file_hash, spot.directory_hash, self.sidecar_hash(spot))):
+            raise Taken
+        self._insert_all(connection, rows)
 
     def add_plain(
         self, connection: Connection, spot: Spot, contenthash: str, size_bytes: int, now_s: int
@@ -335,12 +342,21 @@ class Rows:
         wanted = select(files.c.id).where(files.c.pathnamehash == pathname_hash).with_for_update(read=shared)
         return connection.execute(wanted).scalar() is not None
 
-    def _insert_all(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
-        """All of the rows or none. Raises Taken when one is there already."""
+    def _insert_all(
+        self, connection: Connection, rows: list[dict[str, Any]], *, unless: str | None = None
+    ) -> None:
+        """All of the rows or none. Raises Taken when one is there already, or a row with the hash ``unless``
+        (PostgreSQL only)."""
         values = {
             f"{column}{number}": value for number, row in enumerate(rows) for column, value in row.items()
         }
-        statement = text(self._insert_text(tuple(rows[0]), len(rows)))
+        if unless is not None:
+            values["unless"] = unless
+        shape = (tuple(rows[0]), len(rows), unless is not None)
+        statement = self._inserts.get(shape)
+        if statement is None:
+            statement = self._insert(connection.dialect, *shape[:2], guarded=shape[2])
+            self._inserts[shape] = statement
         if self._server is Server.POSTGRESQL:
             if len(connection.execute(statement, values).all()) != len(rows):
                 raise Taken
@@ -352,15 +368,24 @@ class Rows:
                 raise Taken from None
             raise
 
-    def _insert_text(self, columns: tuple[str, ...], count: int) -> str:
+    def _insert(self, dialect: Dialect, columns: tuple[str, ...], count: int, *, guarded: bool) -> TextClause:
         """One INSERT of several rows. Written out: SQLAlchemy would compile it for each file."""
-        rows = [", ".join(f":{column}{number}" for column in columns) for number in range(count)]
+        numbers = range(count)
         # Only names go into the text: the prefix is letters, digits and _ (options.parse), columns are ours.
-        written = f"INSERT INTO {self._files.name} ({', '.join(columns)}) VALUES "  # noqa: S608
-        written += ", ".join(f"({row})" for row in rows)
+        name = self._files.name
+        if guarded:
+            # Inside a SELECT, PostgreSQL does not see by itself of what kind a value is.
+            kinds = [(column, self._files.c[column].type.compile(dialect)) for column in columns]
+            values = [", ".join(f"CAST(:{column}{n} AS {kind})" for column, kind in kinds) for n in numbers]
+            free = f"NOT EXISTS (SELECT 1 FROM {name} WHERE pathnamehash = :unless)"  # noqa: S608
+            rows = " UNION ALL ".join(f"SELECT {one} WHERE {free}" for one in values)
+        else:
+            values = [", ".join(f":{column}{n}" for column in columns) for n in numbers]
+            rows = "VALUES " + ", ".join(f"({one})" for one in values)
+        written = f"INSERT INTO {name} ({', '.join(columns)}) {rows}"
         if self._server is Server.POSTGRESQL:
             written += " ON CONFLICT (pathnamehash) DO NOTHING RETURNING id"
-        return written
+        return text(written)
 
     def _among(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         """One of ``values``. PostgreSQL takes one array, so that the text of a statement stays the same."""

@@ -70,7 +70,11 @@ class MoodleTransfer:
             self._drop_staged()
 
     def prepare(self, spooled: BinaryIO, record: Record) -> None:
-        """Nothing travels with the spool file."""
+        """A spool file that becomes the pool file gets its owner and mode, so that it is synced once."""
+        try:
+            self._target.pool.dress_spooled(spooled)
+        except OSError as error:
+            raise translated(error, self._target.name, self._key, "prepare the spool file") from error
 
     def publish(self, spooled: BinaryIO | None, record: Record) -> ObjectInfo:
         """See ``Transfer.publish``. BackendFault when Moodle has removed what had this name before."""
@@ -87,6 +91,7 @@ class MoodleTransfer:
             if self._content_is_there(contenthash, record):
                 self._drop_staged()
                 self._placed = None
+                self._target.content.stored(contenthash, record.size_bytes)
                 return self._published_info(contenthash, record)
         raise self._fault("Moodle removes its content again and again while it is stored")
 
