@@ -12,10 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import botocore.exceptions
 import pytest
 
 from tests.conformance.storages_s3 import S3Storage
@@ -162,7 +165,10 @@ def examine(storage: S3Storage, daemon: Daemon, logged: Logged) -> None:
     assert storage.uploads() == []
 
 
-@pytest.mark.parametrize("whom", ["worker", "server"])
+_VICTIMS = ["worker", "server", *(["server, SIGKILL"] if os.environ.get("WORMFS_SOAK") else [])]
+
+
+@pytest.mark.parametrize("whom", _VICTIMS)
 def test_kill_under_load(whom: str, daemons: Callable[..., Daemon], tmp_path: Path, soak_factor: int) -> None:
     """The worker is killed under eight writers, or the store; what close acknowledged is there afterwards."""
     server = s3servers.new_seaweedfs()
@@ -179,9 +185,10 @@ def test_kill_under_load(whom: str, daemons: Callable[..., Daemon], tmp_path: Pa
             load.start(8, str(number))
             wait_until(lambda begun=begun: load.stored_so_far() > begun + 5)
             time.sleep(chance.uniform(0, 0.3))
-            if whom == "server":
-                # In order. After SIGKILL an object of 0 bytes was seen in one run of three; why is open.
-                server.stop()
+            if whom != "worker":
+                # By SIGKILL under soak only: what SeaweedFS itself keeps then is not ours to promise. The
+                # same without wormfs is `test_what_seaweedfs_keeps_when_it_is_killed`.
+                server.stop(signal.SIGKILL if "SIGKILL" in whom else signal.SIGTERM)
                 time.sleep(0.5)
                 # What is written now is safe in the spool, and close says that it is not at the store.
                 server.start()
@@ -201,3 +208,40 @@ def test_kill_under_load(whom: str, daemons: Callable[..., Daemon], tmp_path: Pa
     examine(storage, daemon, logged)
     assert daemon.stop() == 0
     server.remove()
+
+
+def _put_until_killed(
+    endpoint: str, number: int, acknowledged: dict[str, bytes], killed: threading.Event
+) -> None:
+    client = s3servers.make_client(endpoint, timeout_s=5)
+    chance = random.Random(number)
+    count = 0
+    while not killed.is_set():
+        count += 1
+        content = chance.randbytes(chance.choice([0, 1, 1000, 4096, 70_000, 300_000]))
+        try:
+            client.put_object(Bucket="plain", Key=f"{number}/{count}", Body=content, IfNoneMatch="*")
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+            continue
+        acknowledged[f"{number}/{count}"] = content
+
+
+def test_what_seaweedfs_keeps_when_it_is_killed(soak_factor: int) -> None:
+    """The yardstick for the test above: the same puts by boto3 alone."""
+    for _ in range(soak_factor):
+        server = s3servers.new_seaweedfs()
+        server.start()
+        server.client().create_bucket(Bucket="plain")
+        acknowledged: dict[str, bytes] = {}
+        killed = threading.Event()
+        with ThreadPoolExecutor(8) as pool:
+            for number in range(8):
+                pool.submit(_put_until_killed, server.endpoint, number, acknowledged, killed)
+            wait_until(lambda kept=acknowledged: len(kept) > 40)
+            server.stop(signal.SIGKILL)
+            killed.set()
+        server.start()
+        client = server.client()
+        for name, content in acknowledged.items():
+            assert client.get_object(Bucket="plain", Key=name)["Body"].read() == content, name
+        server.remove()
