@@ -136,7 +136,7 @@ def test_other_clients_read_what_wormfs_wrote(secured: FtpStorage, mounted: Moun
     content = random.Random(1).randbytes(9_000_000)
     (mount / "job-1").mkdir()
     (tmp_path / "source").write_bytes(content)
-    # By a program of its own: the test itself has children, so its close may be an unclear one (semantics.md).
+    # By a program of its own: the close of the test itself may be an unclear one (docs/semantics.md).
     run("cp", tmp_path / "source", mount / "job-1" / "an exam.zip")
     login = f"{ftpservers.USER}:{ftpservers.PASSWORD}"
     address = f"ftp://127.0.0.1:{secured.port}/{secured.folder}/job-1/an%20exam.zip"
