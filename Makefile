@@ -12,6 +12,10 @@ help:
 	@echo "make bench   speed beside other file systems"
 	@echo "make clean   remove what was built (not ./var and not ./mnt)"
 
+# Tests whose servers are children of the test run come in a run of their own: a program with such children may be
+# told of the end of its files a moment late (docs/limits.md), and the other tests count on the very moment.
+SERVERS := tests/conformance tests/fault tests/ftp tests/moodle tests/s3
+
 # exec: signals reach the daemon itself.
 .PHONY: run
 run:
@@ -22,7 +26,8 @@ run:
 test:
 	@scripts/install test
 	@scripts/check
-	$(PYTEST) tests
+	$(PYTEST) tests $(SERVERS:%=--ignore=%)
+	$(PYTEST) $(SERVERS)
 
 .PHONY: check
 check:
@@ -33,7 +38,8 @@ check:
 .PHONY: soak
 soak:
 	@scripts/install test
-	WORMFS_SOAK=1 $(PYTEST) --timeout 7200 tests
+	WORMFS_SOAK=1 $(PYTEST) --timeout 7200 tests $(SERVERS:%=--ignore=%)
+	WORMFS_SOAK=1 $(PYTEST) --timeout 7200 $(SERVERS)
 
 .PHONY: bench
 bench:
