@@ -293,7 +293,7 @@ def test_bytes_without_a_record_go_only_when_they_are_elsewhere(size_bytes: int 
 
 
 def test_what_is_being_written_and_has_two_names_was_published() -> None:
-    """The power went after the name was durable and before the journal said so: nothing is to be kept twice."""
+    """The power went after the name was durable, before the journal said so: nothing to be kept twice."""
     record = record_in(EntryState.WRITING, HandClock())
     assert classify(record, 7, links=2) is Action.CLEAN_UP
     assert classify(record, 7, links=1) is Action.QUARANTINE
