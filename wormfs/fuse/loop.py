@@ -10,11 +10,12 @@ Every N-th request gives the scheduler a turn, so that timers, threads and other
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import select
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
@@ -99,6 +100,32 @@ class _Waiter:
             self._turn.end()
 
 
+class _Tasks:
+    """pyfuse3's nursery. A task that ends passes the turn on: it may have been the one that read, and
+    have learned from read(2) alone that the session is over; whoever waits must learn it, too."""
+
+    def __init__(self, nursery: trio.Nursery, turn: _Turn):
+        self._nursery = nursery
+        self._turn = turn
+
+    def start_soon(
+        self, function: Callable[..., Awaitable[Any]], *arguments: Any, name: object = None
+    ) -> None:
+        self._nursery.start_soon(self._run, function, arguments, name=name)
+
+    async def _run(self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]) -> None:
+        try:
+            await function(*arguments)
+        finally:
+            self._turn.pass_on()
+
+
+@contextlib.asynccontextmanager
+async def _open_tasks(turn: _Turn) -> AsyncIterator[_Tasks]:
+    async with trio.open_nursery() as nursery:
+        yield _Tasks(nursery, turn)
+
+
 class _Served(SimpleNamespace):
     """What pyfuse3 is given in place of the operations: the same attributes and handlers."""
 
@@ -163,7 +190,7 @@ def install(
     pyfuse3.trio = SimpleNamespace(  # type: ignore[attr-defined]
         Lock=lambda: turn,
         ClosedResourceError=trio.ClosedResourceError,
-        open_nursery=trio.open_nursery,
+        open_nursery=functools.partial(_open_tasks, turn),
         lowlevel=SimpleNamespace(
             wait_readable=waiter.wait_readable,
             current_task=trio.lowlevel.current_task,

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from wormfs.fuse.handshake import Handshake
-from wormfs.fuse.loop import _served, _Turn, _Waiter
+from wormfs.fuse.loop import _open_tasks, _served, _Tasks, _Turn, _Waiter
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
@@ -179,3 +179,19 @@ def test_a_request_that_the_kernel_took_back_is_not_read(turn: _Turn) -> None:
         other.send(b"x")  # for trio it stays readable
         trio.run(main)
     assert cast("_Poll", waiter._poll).answers == []
+
+
+def test_a_task_that_ends_lets_the_next_one_see_why(turn: _Turn) -> None:
+    """read(2) may say that the mount is gone though poll(2) has not: then only the reading task knows."""
+
+    async def read(tasks: _Tasks) -> None:
+        async with turn:
+            for _ in range(3):
+                tasks.start_soon(_enter, turn, trio.Event())
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def main() -> None:
+        async with _open_tasks(turn) as tasks:
+            tasks.start_soon(read, tasks)
+
+    trio.run(main)
