@@ -47,6 +47,14 @@ def test_kill_at_every_step(fresh_daemon: Callable[..., Daemon], step: str) -> N
         subprocess.run(["chattr", "-R", "-i", daemon.data("exams")], check=False, capture_output=True)
 
 
+def _answers(directory: Path) -> bool:
+    try:
+        os.listdir(directory)
+    except OSError:
+        return False
+    return True
+
+
 def _kill_and_look(daemon: Daemon, step: str) -> None:
     daemon.start(**{durability.CRASH_VARIABLE: step})
     path, stored = daemon.mountpoint / "exams" / "f", daemon.data("exams") / "f"
@@ -64,6 +72,8 @@ def _kill_and_look(daemon: Daemon, step: str) -> None:
     else:
         assert tombstones(daemon) or intents(daemon)
     daemon.start()
+    # The dead mount of the killed one may still be there for a moment.
+    eventually(lambda: _answers(path.parent), "the new mount answers")
     assert not stored.exists()
     with refused(errno.ENOENT):
         path.stat()
