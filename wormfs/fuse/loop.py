@@ -1,10 +1,10 @@
 """A faster wait for pyfuse3's request loop.
 
 pyfuse3 looks ``trio`` up in its own module, so that ``pyfuse3.asyncio`` can take its place. wormfs
-puts this object there. It waits for the next request by polling the descriptor a few times first:
-while a program writes 8 KiB after 8 KiB the next request is there within microseconds, and a trip
-through trio's scheduler (epoll, two checkpoints of a lock) costs more than handling it. For the same
-reason a task whose handler has answered at once goes on reading itself (see ``_Turn``).
+puts this object there. While no handler waits for anything, it waits for the next request in poll(2) for a
+moment: while a program writes 8 KiB after 8 KiB the next request is there within microseconds, and a
+trip through trio's scheduler (epoll, two checkpoints of a lock) costs more than handling it. For the
+same reason a task whose handler has answered at once goes on reading itself (see ``_Turn``).
 Every N-th request gives the scheduler a turn, so that timers, threads and other tasks are served.
 """
 
@@ -26,6 +26,7 @@ from wormfs.fuse.handshake import Handshake
 
 _TURNS_BETWEEN_CHECKPOINTS = 32
 _SLEEP_MS = 1
+"""Poll's smallest step. Timers and threads that end meanwhile wait as long."""
 
 
 class _Turn:
