@@ -28,6 +28,7 @@ from wormfs.daemon.state import StateDirectory
 from wormfs.daemon.workers import BackendWorker, WorkerState
 from wormfs.fs.processes import process_of
 from wormfs.fuse import session
+from wormfs.fuse.counters import Counters
 from wormfs.fuse.root import RootOperations
 from wormfs.model import Space
 
@@ -142,7 +143,11 @@ class Supervisor:
         )
         try:
             await session.serve(
-                operations, self.mountpoint, fsname=mounts.ROOT_SOURCE, task_status=task_status
+                operations,
+                self.mountpoint,
+                fsname=mounts.ROOT_SOURCE,
+                counters=Counters(),
+                task_status=task_status,
             )
         finally:
             self._root_gone.set()

@@ -23,7 +23,7 @@ import trio
 from wormfs import threads
 from wormfs.backends.base import Backend
 from wormfs.clock import SystemClock
-from wormfs.daemon import logs, mounts, stacks, verifying
+from wormfs.daemon import logs, measured, mounts, stacks, verifying
 from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
 from wormfs.daemon.messages import Message, ProtocolError
@@ -35,6 +35,7 @@ from wormfs.errors import SettingsError, Unavailable, WormfsError
 from wormfs.fs.filesystem import FileSystem
 from wormfs.fs.stack import Stack, StatePlace
 from wormfs.fuse import caches, session
+from wormfs.fuse.counters import Counters
 from wormfs.fuse.operations import WormOperations
 from wormfs.model import Key, Space, show
 from wormfs.spool.administration import Administration
@@ -69,6 +70,8 @@ class Worker:
         self._record_requests: RecordRequests | None = None
         self._space: Space | None = None
         self._reading_damage = trio.Lock()
+        self._counters = Counters()
+        """Of the latest session."""
         self._damage = DamageList(orders.state_directory, orders.backend)
 
     async def run(self) -> None:
@@ -130,6 +133,8 @@ class Worker:
                     "records": self._records_status(),
                     "space": space,
                 }
+            case measured.METRICS:
+                return measured.to_message(self._counters)
             case "stop":
                 self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
                 return {}
@@ -317,6 +322,7 @@ class Worker:
         """
         orders = self._orders
         over = trio.Event()
+        counters = self._counters = Counters()
         async with trio.open_nursery() as nursery:
 
             async def serve(task_status: trio.TaskStatus[None]) -> None:
@@ -324,6 +330,7 @@ class Worker:
                     WormOperations(stack.filesystem),
                     orders.mountpoint,
                     fsname=orders.source,
+                    counters=counters,
                     task_status=task_status,
                 )
                 over.set()

@@ -72,13 +72,14 @@ def guarded_unanswered(
 
 def _record_refusal(arguments: tuple[object, ...], operation: str, error: Exception) -> None:
     """For the audit trail, where the operations keep one: who was refused what."""
-    cause = _cause_of(error)
+    cause = cause_of(error)
     if isinstance(cause, Refused) and arguments and isinstance(arguments[0], RefusalKeeper):
         uids = [one.uid for one in arguments if isinstance(one, pyfuse3.RequestContext)]
         arguments[0].refused(operation, uids[0] if uids else -1, cause)
 
 
-def _cause_of(error: Exception) -> BaseException:
+def cause_of(error: Exception) -> BaseException:
+    """What stands behind an error that may have come through nurseries."""
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         # A nursery wraps what comes out of it, though it is one foreseen error.
@@ -88,7 +89,7 @@ def _cause_of(error: Exception) -> BaseException:
 
 def number_for(error: Exception, operation: str) -> int:
     """The errno that a caller sees, and the log line that an administrator does."""
-    cause = _cause_of(error)
+    cause = cause_of(error)
     if isinstance(cause, pyfuse3.FUSEError):
         return int(cause.errno)
     if isinstance(cause, WormfsError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyfuse3
 import trio
 
 from wormfs.fuse import loop
+from wormfs.fuse.counters import Counters
 from wormfs.fuse.handshake import Handshake
 from wormfs.fuse.mounting import mount_fuse, raise_read_ahead
 
@@ -20,6 +23,7 @@ async def serve(
     mountpoint: str,
     *,
     fsname: str,
+    counters: Counters,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount at ``mountpoint`` and serve until it is unmounted and nothing is open any more.
@@ -30,7 +34,8 @@ async def serve(
     """
     handshake = Handshake(mount_fuse(mountpoint, fsname=fsname))
     # Only after the handshake: the kernel sets its own default when it reads the answer to INIT.
-    served = loop.install(operations, handshake, lambda: raise_read_ahead(mountpoint, READ_AHEAD_KB))
+    ready = functools.partial(raise_read_ahead, mountpoint, READ_AHEAD_KB)
+    served = loop.install(counters.watch(operations), handshake, ready)
     pyfuse3.init(served, f"/dev/fd/{handshake.session_fd}", set())
     try:
         # The kernel queues requests from the moment of mounting, so it answers from here on.
