@@ -14,6 +14,8 @@ from pydantic_core import ErrorDetails
 from wormfs.config.base import BackendSettings, Model
 from wormfs.config.document import Document, read_document, write_document
 from wormfs.config.fields import nearest, parse_path, to_yaml
+from wormfs.config.metrics import MetricsSettings
+from wormfs.config.metrics import to_yaml as metrics_to_yaml
 from wormfs.config.places import Directory, Role, find_conflicts
 from wormfs.config.problems import InvalidSettings, Place, Problem
 from wormfs.config.registry import MODELS
@@ -84,6 +86,8 @@ def _plain(model: Model, mask: bool) -> dict[str, object]:
 
 
 def _value(field: str, value: object, mask: bool) -> object:
+    if isinstance(value, MetricsSettings):
+        return metrics_to_yaml(value)
     return nested_to_yaml(value) if isinstance(value, Model) else to_yaml(field, value, mask=mask)
 
 
@@ -199,6 +203,9 @@ def _directories(top: Mapping[str, object]) -> Iterator[Directory]:
     ):
         if (path := _try_path(value)) is not None:
             yield Directory(place, role, path)
+    metrics = top.get("metrics")
+    if isinstance(metrics, dict) and (path := _try_path(metrics.get("textfile"))) is not None:
+        yield Directory(("metrics", "textfile"), Role.METRICS, path)
     backends = top.get("backends")
     for name, values in (backends if isinstance(backends, dict) else {}).items():
         kind = values.get("type") if isinstance(values, dict) else None

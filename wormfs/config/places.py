@@ -26,6 +26,7 @@ class Role(enum.Enum):
     STATE = "the state directory"
     DATA = "the files of a backend"
     SPOOL = "the spool of a backend"
+    METRICS = "the text file of the metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def _reason(inner: Directory, inner_path: Path, outer: Directory, outer_path: Pa
     roles = {inner.role, outer.role}
     if Role.MOUNTPOINT in roles:
         return "choose a directory apart from the mount"
+    if outer.role is Role.METRICS:
+        return "one name cannot be a file and a directory"
     if roles == {Role.DATA}:
         return "give each backend a directory of its own"
     if roles == {Role.SPOOL}:
@@ -103,7 +106,9 @@ def _reason(inner: Directory, inner_path: Path, outer: Directory, outer_path: Pa
     if inner.role is Role.DATA:
         spool = outer_path / "spool" if outer.role is Role.STATE else outer_path
         return "spools are kept there; choose another" if inner_path.is_relative_to(spool) else None
-    # Left: a spool and the state directory.
+    if inner.role is Role.METRICS and outer.role is Role.SPOOL:
+        return "only files on their way belong there"
+    # Left: the state directory, and a spool or the metrics in it.
     return "choose a directory below or apart from it" if inner_path == outer_path else None
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from wormfs.config.base import BackendSettings, Model
 from wormfs.config.fields import AbsolutePath, Duration, FrozenMapping, nearest, one_of
 from wormfs.config.local import LocalSettings
+from wormfs.config.metrics import Metrics, MetricsSettings
 from wormfs.errors import SettingsError
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/wormfs")
@@ -37,6 +38,7 @@ class Settings(Model):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(one_of(*LOG_LEVELS))
     ] = "info"
+    metrics: Metrics = MetricsSettings()
     backends: Annotated[Mapping[str, BackendSettings], PlainValidator(_freeze)]
 
     def backend(self, name: str) -> BackendSettings:
