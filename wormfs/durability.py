@@ -247,6 +247,29 @@ def write_file_durably(
     _sync_holder(folder or slash, directory_fd)
 
 
+def replace_file(path: str, content: bytes, mode: int) -> None:
+    """Make ``path`` hold exactly ``content``: a reader sees the old or the new, never a mix. Not durable.
+
+    For what is worth nothing after a crash. Leaves no temporary file behind unless the process is
+    killed in between, and then one that the next call takes away (``<path>.tmp``).
+    """
+    temporary = path + ".tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        try:
+            os.fchmod(fd, mode)  # whatever the umask
+            write_fully(fd, content)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
 def write_fully(fd: int, content: bytes) -> None:
     """Write all of ``content`` at the descriptor's position, however many calls it takes."""
     rest = memoryview(content)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
@@ -148,6 +148,38 @@ def within(timeout_s: float, function: Callable[[*Arguments], Result], *argument
 def limiter(at_once: int) -> trio.CapacityLimiter:
     """A limit for ``run``: how many threads one kind of work may take."""
     return trio.CapacityLimiter(at_once)
+
+
+class Doorway:
+    """Through which any thread asks the event loop, and gives up when the loop has no time for it."""
+
+    def __init__(self, nursery: trio.Nursery):
+        """On the event loop: the answers are worked out in tasks of ``nursery``."""
+        self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+
+    def ask(self, question: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
+        """Await ``question()`` on the loop; wait ``timeout_s`` seconds for it. Blocks.
+
+        Raises TimeoutError when there is no answer by then (it is worked out all the same, and forgotten)
+        or the loop is at its end, and whatever ``question`` raises.
+        """
+        answer: Future[Result] = Future()
+
+        async def work() -> None:
+            try:
+                answer.set_result(await question())
+            except Exception as error:  # noqa: BLE001 (handed to whoever waits)
+                answer.set_exception(error)
+
+        def begin() -> None:
+            # A nursery that is closing takes no tasks, and says so with RuntimeError.
+            with contextlib.suppress(RuntimeError):
+                self._nursery.start_soon(work)
+
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(begin)
+        return answer.result(timeout_s)
 
 
 class Beside:

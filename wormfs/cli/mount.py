@@ -30,8 +30,15 @@ EXIT_INCOMPLETE = 3
     is_flag=True,
     help="To try it out, without a settings file: one backend 'archive' in ./var, mounted at ./mnt.",
 )
+@click.option(
+    "--log-level",
+    type=click.Choice(["error", "warning", "info", "debug"]),
+    help="Instead of log_level in the settings.",
+)
 @click.pass_context
-def mount(context: click.Context, config_path: str, in_background: bool, embedded: bool) -> int:
+def mount(
+    context: click.Context, config_path: str, in_background: bool, embedded: bool, log_level: str | None
+) -> int:
     """Mount the configured backends below one directory.
 
     Stays in the foreground and logs to standard error; Ctrl-C or SIGTERM unmounts and lets commits finish,
@@ -39,6 +46,8 @@ def mount(context: click.Context, config_path: str, in_background: bool, embedde
     answer EIO, and they are mounted as soon as they come up.
 
     With --daemon it goes to the background and logs to wormfs.log in the state directory.
+
+    While it runs, SIGUSR1 to the daemon makes the log tell more, SIGUSR2 less, one level each time.
 
     \b
     Exit status:
@@ -61,6 +70,8 @@ def mount(context: click.Context, config_path: str, in_background: bool, embedde
         settings = _embedded()
     else:
         settings = load_settings(config_path)
+    if log_level is not None:
+        settings = settings.model_copy(update={"log_level": log_level})
 
     def greet(missing: dict[str, str]) -> None:
         # Whoever reads this may go away (head, less); the mount stays.

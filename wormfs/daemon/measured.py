@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wormfs.daemon.messages import Message
@@ -17,9 +18,11 @@ class Measured:
 
     operations: dict[str, OperationCount] = field(default_factory=dict)
     failures: dict[FailureKind, int] = field(default_factory=dict)
+    log_lines: dict[str, int] = field(default_factory=dict)
+    """By level."""
 
 
-def to_message(counters: Counters) -> Message:
+def to_message(counters: Counters, log_lines: Mapping[str, int]) -> Message:
     """The answer to ``METRICS``."""
     return {
         "operations": {
@@ -30,6 +33,7 @@ def to_message(counters: Counters) -> Message:
             [kind.operation, kind.reason, kind.errno, kind.refused, times]
             for kind, times in counters.failures().items()
         ],
+        "log_lines": dict(log_lines),
     }
 
 
@@ -44,4 +48,5 @@ def from_message(message: Message) -> Measured:
             FailureKind(operation, reason, number, refused): times
             for operation, reason, number, refused, times in message["failures"]
         },
+        dict(message["log_lines"]),
     )

@@ -19,8 +19,10 @@ import trio
 from wormfs import threads
 from wormfs.clock import SystemClock
 from wormfs.config import Settings
-from wormfs.daemon import control, mounts
+from wormfs.daemon import control, logs, mounts
 from wormfs.daemon.commands import Commands
+from wormfs.daemon.metrics.gather import Gatherer, Verified
+from wormfs.daemon.metrics.offer import offer
 from wormfs.daemon.notify import Notifier
 from wormfs.daemon.orders import Orders
 from wormfs.daemon.refusal import CannotStart
@@ -69,6 +71,8 @@ class Supervisor:
             name: BackendWorker(self._orders(name, instance_id), self._note_change)
             for name in settings.backends
         }
+        self._started_ns = SystemClock().now_ns()
+        self._log_level: str = settings.log_level
         self._changed = trio.Event()
         self._stop_asked = trio.Event()
         self._stop_timeout_s = settings.stop_timeout_s
@@ -111,7 +115,7 @@ class Supervisor:
         refusal: OSError | None = None
         async with trio.open_nursery() as nursery:
             # Before anything is mounted: a signal must never find mounts that nobody takes down.
-            await nursery.start(self._obey_signals)
+            await nursery.start(self._obey_signals, nursery)
             try:
                 await nursery.start(control.serve, self.state.path, Commands(self).answer)
                 await nursery.start(self._serve_root)
@@ -122,6 +126,8 @@ class Supervisor:
             root = await threads.run(mounts.top_mount, self.mountpoint)
             self._root_device = root.device if root is not None else None
             log.info("serving %s, process %d", self.mountpoint, os.getpid())
+            nursery.start_soon(logs.output().run)
+            nursery.start_soon(offer, self.settings.metrics, self._gatherer())
             for worker in self.workers.values():
                 nursery.start_soon(worker.run)
             nursery.start_soon(self._tell_started, report)
@@ -130,6 +136,16 @@ class Supervisor:
             nursery.cancel_scope.cancel()
         if refusal is not None:
             raise CannotStart(f"{self.mountpoint} cannot be mounted: {refusal}") from refusal
+
+    def _gatherer(self) -> Gatherer:
+        return Gatherer(
+            workers=self.workers,
+            settings=lambda: self.settings.backends,
+            status=partial(Commands(self).answer, {"request": "status"}),
+            verified=Verified(self.state.path, self.workers),
+            log_lines=logs.output(),
+            started_ns=self._started_ns,
+        )
 
     # -- the root
 
@@ -218,17 +234,28 @@ class Supervisor:
             self._notifier.stopping(f"stopping: {why}")
             self._stop_asked.set()
 
-    async def _obey_signals(self, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    async def _obey_signals(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        with trio.open_signal_receiver(*numbers) as signals:
             task_status.started()
             async for number in signals:
-                if self._stop_asked.is_set() and number == signal.SIGINT:
+                if number in (signal.SIGUSR1, signal.SIGUSR2):
+                    self._change_log_level(nursery, more=number == signal.SIGUSR1)
+                elif self._stop_asked.is_set() and number == signal.SIGINT:
                     log.warning("stopping at once; what is not committed is complete in the spool")
                     self._ending = Ending.FORCED
                     for worker in self.workers.values():
                         worker.kill()
                 else:
                     self.ask_stop(signal.Signals(number).name)
+
+    def _change_log_level(self, nursery: trio.Nursery, *, more: bool) -> None:
+        """Here, and in every worker that answers."""
+        self._log_level = logs.next_level(self._log_level, more=more)
+        logs.set_level(self._log_level)
+        logs.output().say(logging.INFO, f"log level is now {self._log_level}")
+        for worker in self.workers.values():
+            nursery.start_soon(worker.set_log_level, self._log_level)
 
     async def _stop(self) -> None:
         """Workers first, then the root; all of it is detached at once, so that nothing new is opened."""

@@ -80,6 +80,7 @@ class Worker:
             nursery.start_soon(self._channel.run)
             nursery.start_soon(self._listen, nursery)
             nursery.start_soon(self._obey_signals)
+            nursery.start_soon(logs.output().run)
             await self._work()
             nursery.cancel_scope.cancel()
 
@@ -134,7 +135,10 @@ class Worker:
                     "space": space,
                 }
             case measured.METRICS:
-                return measured.to_message(self._counters)
+                return measured.to_message(self._counters, logs.output().lines())
+            case "log_level":
+                logs.set_level(str(request.get("level")))
+                return {}
             case "stop":
                 self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
                 return {}
@@ -401,6 +405,9 @@ def main() -> int:
     # Typed at a terminal it is meant for the supervisor, which then stops the workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # `systemctl kill -s USR1` reaches everybody; the supervisor tells us what it means.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     channel_socket = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(channel_socket.fileno(), False)
     orders = receive(channel_socket)

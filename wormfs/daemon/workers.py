@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import logging
 import math
@@ -31,6 +32,7 @@ _HEALTHY_S = 60.0
 """Ready for so long: its next death is a new story."""
 _LAST_WORDS_S = 1.0
 _STOP_ANSWER_S = 2.0
+_LEVEL_S = 2.0
 _KILL_GRACE_S = 5.0
 """Beyond the time that the worker itself was given to stop."""
 
@@ -135,6 +137,13 @@ class BackendWorker:
         if self._channel is None:
             raise NoAnswer("its worker is not running")
         return await self._channel.request(request, timeout_s=timeout_s)
+
+    async def set_log_level(self, level: str) -> None:
+        """For the worker that runs, and for those that follow it."""
+        self._orders = dataclasses.replace(self._orders, log_level=level)
+        # One that does not answer is hung, and will have it when it is started again.
+        with suppress(NoAnswer, RequestFailed):
+            await self.request({"op": "log_level", "level": level}, timeout_s=_LEVEL_S)
 
     # -- one process
 

@@ -1,6 +1,8 @@
-"""Which thread belongs to which process (proc(5))."""
+"""Which thread belongs to which process, and what that is called (proc(5))."""
 
 from __future__ import annotations
+
+from wormfs.errors import show
 
 
 def process_of(thread: int) -> int | None:
@@ -13,6 +15,20 @@ def process_of(thread: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None
+
+
+def program_of(process: int) -> str | None:
+    """The name of a process's program as it would print, None when it is gone.
+
+    From /proc/PID/comm, up to 15 bytes that the process may choose itself. The kernel keeps them in
+    memory of its own: to read them waits for nothing, whatever the process does (unlike its command line,
+    which lies in its own memory).
+    """
+    try:
+        with open(f"/proc/{process}/comm", "rb", buffering=0) as file:
+            return show(file.read(64).removesuffix(b"\n"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def same_process(one: int, other: int) -> bool:

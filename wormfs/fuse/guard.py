@@ -11,26 +11,19 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
 
-from wormfs.errors import Refused, WormfsError
+from wormfs.errors import WormfsError
+from wormfs.fuse import refusals
 from wormfs.fuse.errno_table import errno_of
 
 log = logging.getLogger(__name__)
-refusals = logging.getLogger("wormfs.refused")
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-
-@runtime_checkable
-class RefusalKeeper(Protocol):
-    """Operations that want to know of refusals."""
-
-    def refused(self, operation: str, uid: int, error: Refused) -> None: ...
 
 
 def guarded(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
@@ -46,8 +39,7 @@ def guarded(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coro
             raise
         except Exception as error:
             number = number_for(error, handler.__name__)
-            if number == errno.EPERM:
-                _record_refusal(args, handler.__name__, error)
+            refusals.note(args, handler.__name__, cause_of(error))
             raise pyfuse3.FUSEError(number) from error
 
     guard.__guarded__ = True  # type: ignore[attr-defined]
@@ -70,14 +62,6 @@ def guarded_unanswered(
     return guard
 
 
-def _record_refusal(arguments: tuple[object, ...], operation: str, error: Exception) -> None:
-    """For the audit trail, where the operations keep one: who was refused what."""
-    cause = cause_of(error)
-    if isinstance(cause, Refused) and arguments and isinstance(arguments[0], RefusalKeeper):
-        uids = [one.uid for one in arguments if isinstance(one, pyfuse3.RequestContext)]
-        arguments[0].refused(operation, uids[0] if uids else -1, cause)
-
-
 def cause_of(error: Exception) -> BaseException:
     """What stands behind an error that may have come through nurseries."""
     cause: BaseException = error
@@ -94,9 +78,7 @@ def number_for(error: Exception, operation: str) -> int:
         return int(cause.errno)
     if isinstance(cause, WormfsError):
         number = errno_of(cause)
-        if isinstance(cause, Refused):
-            refusals.info("%s refused: %s", operation, cause)
-        elif number == errno.EIO:
+        if number == errno.EIO:
             log.warning("%s failed: %s", operation, cause)
         return number
     log.error("unforeseen failure in %s", operation, exc_info=error)
