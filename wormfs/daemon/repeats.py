@@ -21,7 +21,7 @@ SAME: Final = 10
 ALIKE: Final = 60
 ALTOGETHER: Final = 600
 WINDOW_S: Final = 60.0
-_MORE: Final = "and %d more lines like this one"
+_SAME, _ALIKE, _ALTOGETHER = "same", "alike", "altogether"
 _MOST_WINDOWS: Final = 1024
 """A limit on memory; beyond it the oldest ends early."""
 
@@ -34,7 +34,6 @@ those of the same place in the program: the uid whose loop it may be, for exampl
 class _Window:
     since: float
     limit: int
-    told: str
     seen: int = 0
     last: logging.LogRecord | None = None
     """Of those left out; without what hangs on it."""
@@ -48,7 +47,10 @@ class Repeats:
     """Decides about one record after the other. Not for several threads at once."""
 
     def __init__(self) -> None:
-        self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
+        # A table for each kind of limit: many texts must not push out the window that counts them all.
+        self._tables: dict[str, OrderedDict[Hashable, _Window]] = {
+            kind: OrderedDict() for kind in (_SAME, _ALIKE, _ALTOGETHER)
+        }
 
     def through(self, record: logging.LogRecord, now: float) -> Iterator[logging.LogRecord]:
         """What is to be written now: summaries that are due, and ``record`` unless it is left out.
@@ -58,12 +60,13 @@ class Repeats:
         """
         yield from self.due(now)
         text = record.getMessage()
-        for key, limit, told in _limits(record, text):
-            if key not in self._windows:
-                if len(self._windows) >= _MOST_WINDOWS:
-                    yield from self._end(self._windows.popitem(last=False)[1], now)
-                self._windows[key] = _Window(now, limit, told)
-            window = self._windows[key]
+        for kind, key, limit in _limits(record, text):
+            table = self._tables[kind]
+            if key not in table:
+                if len(table) >= _MOST_WINDOWS:
+                    yield from _summary(table.popitem(last=False)[1], kind, now)
+                table[key] = _Window(now, limit)
+            window = table[key]
             window.seen += 1
             if window.left_out:
                 window.last = _bare(record, text)
@@ -72,30 +75,32 @@ class Repeats:
 
     def due(self, now: float) -> Iterator[logging.LogRecord]:
         """Summaries of what was left out in the minutes that are over."""
-        while self._windows and next(iter(self._windows.values())).since + WINDOW_S <= now:
-            yield from self._end(self._windows.popitem(last=False)[1], now)
+        for kind, table in self._tables.items():
+            while table and next(iter(table.values())).since + WINDOW_S <= now:
+                yield from _summary(table.popitem(last=False)[1], kind, now)
 
     def rest(self, now: float) -> Iterator[logging.LogRecord]:
         """All summaries, at the end."""
-        while self._windows:
-            yield from self._end(self._windows.popitem(last=False)[1], now)
-
-    @staticmethod
-    def _end(window: _Window, now: float) -> Iterator[logging.LogRecord]:
-        last = window.last
-        if last is not None:
-            told = window.told % window.left_out
-            took_s = min(WINDOW_S, max(1, now - window.since))
-            yield _bare(last, f"{last.getMessage()} ({told} within {took_s:.0f} s)")
+        for kind, table in self._tables.items():
+            while table:
+                yield from _summary(table.popitem(last=False)[1], kind, now)
 
 
-def _limits(record: logging.LogRecord, text: str) -> Iterator[tuple[Hashable, int, str]]:
-    """The windows that a record falls into: what it has in common, how many may pass, what the others are."""
+def _summary(window: _Window, kind: str, now: float) -> Iterator[logging.LogRecord]:
+    last, count = window.last, window.left_out
+    if last is not None:
+        told = f"repeated {count} times" if kind == _SAME else f"and {count} more lines like this one"
+        took_s = min(WINDOW_S, max(1, now - window.since))
+        yield _bare(last, f"{last.getMessage()} ({told} within {took_s:.0f} s)")
+
+
+def _limits(record: logging.LogRecord, text: str) -> Iterator[tuple[str, Hashable, int]]:
+    """The windows that a record falls into: kind, what it has in common, how many may pass."""
     place = (record.pathname, record.lineno)
-    yield (*place, record.levelno, text), SAME, "repeated %d times"
+    yield _SAME, (*place, record.levelno, text), SAME
     if record.levelno < logging.ERROR:
-        yield (*place, getattr(record, VOLUME, None)), ALIKE, _MORE
-        yield place, ALTOGETHER, _MORE
+        yield _ALIKE, (*place, getattr(record, VOLUME, None)), ALIKE
+        yield _ALTOGETHER, place, ALTOGETHER
 
 
 def _bare(record: logging.LogRecord, text: str) -> logging.LogRecord:

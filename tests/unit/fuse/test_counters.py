@@ -125,6 +125,7 @@ def test_an_operation_that_was_cut_off_is_no_failure(counters: Counters, served:
 def test_counts_travel(counters: Counters, served: Any) -> None:
     trio.run(served.write, 1, 0, b"12345")
     failed(served.rename)
-    received = measured.from_message(decode(encode(measured.to_message(counters))))
+    received = measured.from_message(decode(encode(measured.to_message(counters, {"warning": 3}))))
     assert received.operations == counters.operations()
     assert received.failures == counters.failures()
+    assert received.log_lines == {"warning": 3}
