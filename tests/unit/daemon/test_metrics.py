@@ -373,7 +373,7 @@ def test_many_who_say_nothing_are_turned_away_and_cut_off(
 
 
 def _ended(connection: socket.socket) -> bool:
-    """Whether the other side ends the connection, though we send a byte now and then: no single wait is long."""
+    """Whether the other side ends the connection, though we send a byte now and then."""
     connection.settimeout(0.02)
     until = time.monotonic() + 10
     while time.monotonic() < until:
