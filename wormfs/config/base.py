@@ -8,6 +8,7 @@ from pydantic import ValidationInfo, field_validator
 
 from wormfs.config.fields import (
     DEFAULT_RESERVE,
+    CheckInterval,
     Duration,
     Flag,
     OptionalCount,
@@ -49,6 +50,8 @@ class BackendSettings(Model):
     connections: OptionalCount = None
     """``None``: as many as the driver thinks right."""
     space_cache_s: Duration = 30.0
+    check_interval_s: CheckInterval = 900.0
+    """Between background checks; 0 for none."""
     retention: Retention = RetentionSettings()
     erase: Erase = "never"
     atime_retention: Flag = False

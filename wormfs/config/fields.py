@@ -24,6 +24,7 @@ from wormfs.config.units import (
 
 T = TypeVar("T")
 _MAX_PATH_BYTES = 4095
+SHORTEST_CHECK_INTERVAL_S = 1.0
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -91,6 +92,14 @@ def _positive_duration(value: object) -> float:
     return duration_s
 
 
+def _parse_check_interval(value: object) -> float:
+    """0: no checks. YAML's own ``off`` is false."""
+    interval_s = 0.0 if value is False else parse_duration(value)
+    if 0 < interval_s < SHORTEST_CHECK_INTERVAL_S:
+        raise ValueError(f"must be 1s or longer, or 0 for no checks, not {quote(value)}")
+    return interval_s
+
+
 def optional(parse: Callable[[object], T]) -> Callable[[object], T | None]:
     """The same parser, with null allowed."""
 
@@ -141,6 +150,8 @@ AbsolutePath = Annotated[Path, BeforeValidator(parse_path)]
 OptionalPath = Annotated[Path | None, BeforeValidator(optional(parse_path))]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 """Seconds."""
+CheckInterval = Annotated[float, BeforeValidator(_parse_check_interval)]
+"""Seconds; 0 for none."""
 PositiveDuration = Annotated[float, BeforeValidator(_positive_duration)]
 OptionalDuration = Annotated[float | None, BeforeValidator(optional(parse_duration))]
 OptionalSize = Annotated[int | None, BeforeValidator(optional(parse_size))]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from wormfs import threads
-from wormfs.daemon import mounts
+from wormfs.daemon import backendstatus, mounts
+from wormfs.daemon.backendstatus import Answer
 from wormfs.daemon.channel import NoAnswer, RequestFailed
 from wormfs.daemon.control import PEER_UID
 from wormfs.daemon.messages import Message, ProtocolError
-from wormfs.daemon.workers import BackendWorker, WorkerState, space_to_message
+from wormfs.daemon.workers import BackendWorker, WorkerState
 from wormfs.fuse.mounting import unmount
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STATUS_S = 0.5
+_STATUS_S = 0.4
+"""A command that takes half a second to start shall be done within one."""
 _FORWARD_S = 10.0
 _LONGEST_FORWARD_S = 3600.0
 _SHUT_DOWN = (WorkerState.DOWN, WorkerState.STOPPED)
@@ -57,7 +59,7 @@ class Commands:
         backends: dict[str, Message] = {name: {} for name in supervisor.workers}
         async with trio.open_nursery() as nursery:
             for worker in supervisor.workers.values():
-                nursery.start_soon(self._ask_status, worker, backends[worker.name])
+                nursery.start_soon(self._tell_status, worker, backends[worker.name])
         return {
             "ok": True,
             "pid": os.getpid(),
@@ -65,25 +67,9 @@ class Commands:
             "backends": backends,
         }
 
-    async def _ask_status(self, worker: BackendWorker, found: Message) -> None:
-        state, reason, answer = worker.state, worker.reason, Message()
-        if worker.pid is not None:
-            try:
-                answer = await worker.request({"op": "status"}, timeout_s=_STATUS_S)
-            except (NoAnswer, RequestFailed) as error:
-                # A worker that has just been started cannot answer yet.
-                if worker.state not in (WorkerState.STARTING, *_SHUT_DOWN):
-                    state, reason = WorkerState.HUNG, f"its worker is alive but: {error}"
-        found.update(
-            state=state.value,
-            reason=reason,
-            pid=worker.pid,
-            restarts=worker.restarts,
-            mountpoint=worker.mountpoint,
-            space=space_to_message(worker.space) if worker.space is not None else None,
-            spool=answer.get("spool"),
-            records=answer.get("records"),
-        )
+    async def _tell_status(self, worker: BackendWorker, found: Message) -> None:
+        settings = self._supervisor.settings.backends[worker.name]
+        found.update(backendstatus.to_message(worker, settings, await _ask_status(worker)))
 
     # -- requests for a worker
 
@@ -142,6 +128,18 @@ class Commands:
                 log.warning("%s cannot be unmounted: %s", mountpoint, error.strerror)
                 return mountpoint
         return None
+
+
+async def _ask_status(worker: BackendWorker) -> Answer:
+    state, reason, message = worker.state, worker.reason, Message()
+    if worker.pid is not None:
+        try:
+            message = await worker.request({"op": "status"}, timeout_s=_STATUS_S)
+        except (NoAnswer, RequestFailed) as error:
+            # A worker that has just been started cannot answer yet.
+            if worker.state not in (WorkerState.STARTING, *_SHUT_DOWN):
+                state, reason = WorkerState.HUNG, f"its worker is alive but: {error}"
+    return Answer(state, reason, message)
 
 
 def _unmount(mountpoint: str) -> None:

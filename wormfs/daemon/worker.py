@@ -26,10 +26,12 @@ from wormfs.clock import SystemClock
 from wormfs.daemon import logs, measured, mounts, stacks, verifying
 from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
+from wormfs.daemon.health import Checked, Health
 from wormfs.daemon.messages import Message, ProtocolError
 from wormfs.daemon.orders import Orders, receive
 from wormfs.daemon.recordrequests import RecordRequests, clock_to_message
 from wormfs.daemon.spoolrequests import SpoolRequests
+from wormfs.daemon.throughput import Throughput
 from wormfs.daemon.workers import space_to_message
 from wormfs.errors import SettingsError, Unavailable, WormfsError
 from wormfs.fs.filesystem import FileSystem
@@ -69,6 +71,8 @@ class Worker:
         self._requests: SpoolRequests | None = None
         self._record_requests: RecordRequests | None = None
         self._space: Space | None = None
+        self._spool_room_bytes: int | None = None
+        self._throughput: Throughput | None = None
         self._reading_damage = trio.Lock()
         self._counters = Counters()
         """Of the latest session."""
@@ -133,6 +137,7 @@ class Worker:
                     "spool": await self._spool_status(),
                     "records": self._records_status(),
                     "space": space,
+                    "throughput": self._throughput.to_message() if self._throughput is not None else None,
                 }
             case measured.METRICS:
                 return measured.to_message(self._counters, logs.output().lines())
@@ -165,7 +170,11 @@ class Worker:
         if self._stack is None or self._requests is None:
             return None
         spool = dict(self._stack.status())
-        return {**spool, "quarantine": await self._requests.quarantine()}
+        return {
+            **spool,
+            "room_bytes": self._spool_room_bytes,
+            "quarantine": await self._requests.quarantine(),
+        }
 
     def _records_status(self) -> Message | None:
         if self._stack is None:
@@ -346,8 +355,11 @@ class Worker:
             mount = await threads.run(mounts.top_mount, orders.mountpoint)
             device = mount.device if mount is not None else None
             self._phase = "ready"
-            self._tell("ready")
+            self._tell("ready", guarantee=stack.backend.traits.guarantee.name.lower())
+            self._throughput = Throughput(counters, SystemClock())
+            nursery.start_soon(self._throughput.run)
             nursery.start_soon(self._report_space, stack)
+            nursery.start_soon(self._health(stack).run)
             nursery.start_soon(self._end_session, device, nursery)
             await over.wait()
             nursery.cancel_scope.cancel()
@@ -378,6 +390,12 @@ class Worker:
         log.warning("files are still open; whoever has them gets an error now")
         nursery.cancel_scope.cancel()
 
+    def _health(self, stack: Stack) -> Health:
+        def tell(checked: Checked) -> None:
+            self._tell("check", **checked.to_message())
+
+        return Health(stack.backend, self._orders.settings.check_interval_s, SystemClock(), tell)
+
     async def _report_space(self, stack: Stack) -> None:
         while True:
             try:
@@ -385,6 +403,10 @@ class Worker:
                 self._tell("space", **space_to_message(self._space))
             except WormfsError as error:
                 log.debug("room unknown: %s", error)  # the last known numbers stay
+            try:
+                self._spool_room_bytes = await threads.run_abandonable(stack.reserve.free_bytes)
+            except WormfsError as error:
+                log.debug("room for the spool unknown: %s", error)
             await trio.sleep(_SPACE_EVERY_S)
 
 

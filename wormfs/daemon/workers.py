@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from wormfs import threads
+from wormfs.clock import SystemClock
 from wormfs.daemon import mounts, orders
 from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer, RequestFailed
@@ -53,6 +54,9 @@ class WorkerState(enum.Enum):
     STOPPED = "stopped"
 
 
+_TROUBLED = (WorkerState.WAITING, WorkerState.FAILED, WorkerState.DOWN)
+
+
 class BackendWorker:
     """Starts the worker of one backend, again and again, until told to stop."""
 
@@ -64,6 +68,12 @@ class BackendWorker:
         """Why it is not ready; empty when it is."""
         self.space: Space | None = None
         """Last known room; kept while the backend is down."""
+        self.guarantee: str | None = None
+        """Which guarantee held when it was mounted last: the name of a ``Guarantee`` in lower case."""
+        self.check: Message | None = None
+        """The result of the last background check since it was mounted."""
+        self.trouble: tuple[int, str] | None = None
+        """When something went wrong last (nanoseconds since the epoch), and what."""
         self.restarts = 0
         self.unfinished = 0
         """Entries that the worker left for the next start when it was stopped."""
@@ -200,12 +210,16 @@ class BackendWorker:
         match message.get("event"):
             case "ready":
                 self._ready_since = trio.current_time()
+                self.guarantee = str(message.get("guarantee"))
+                self.check = None
                 log.info("%s: mounted at %s", self.name, self._orders.mountpoint)
                 self._change(WorkerState.READY, "")
             case "waiting":
                 self._change(WorkerState.WAITING, reason)
             case "failed":
                 self._change(WorkerState.FAILED, reason)
+            case "check":
+                self._note_check({name: value for name, value in message.items() if name != "event"})
             case "drained":
                 self.unfinished = int(message.get("unfinished", 0))
             case "space":
@@ -214,10 +228,19 @@ class BackendWorker:
             case other:
                 log.warning("%s: the worker sent an unknown event %r", self.name, other)
 
+    def _note_check(self, check: Message) -> None:
+        self.check = check
+        if not check["ok"]:
+            first = check["failed"][0]
+            self.trouble = check["at_ns"], f"check failed at '{first['name']}': {first['detail']}"
+        self._changed()
+
     def _change(self, state: WorkerState, reason: str) -> None:
         if self._stop_asked.is_set() and state not in (WorkerState.STOPPING, WorkerState.STOPPED):
             return
         self.state, self.reason = state, reason
+        if state in _TROUBLED:
+            self.trouble = SystemClock().now_ns(), reason
         self._changed()
 
     async def _detach(self) -> None:

@@ -80,9 +80,9 @@ class Stack:
         self._working = trio.CancelScope()
         self._rested = trio.Event()
         self.store = SpoolStore(spool_directory, clock, backend.name)
-        reserve = SpaceReserve(spool_directory, clock, options.reserve, backend.name)
+        self.reserve = SpaceReserve(spool_directory, clock, options.reserve, backend.name)
         self.records = _records(backend, options.records, clock, state)
-        self.spool = Spool(backend, self.store, reserve, clock, options.spool, self.records)
+        self.spool = Spool(backend, self.store, self.reserve, clock, options.spool, self.records)
         self.filesystem = FileSystem(
             backend,
             self.spool,
@@ -180,7 +180,10 @@ class Stack:
         return await self.filesystem.space.space()
 
     def status(self) -> Mapping[str, Any]:
-        """Entries by state, bytes, oldest age, last error. Never blocks."""
+        """Entries by state, bytes, oldest age, last error. Never blocks.
+
+        ``last_error`` is over when nothing waits any more; ``latest_error`` stays, with its time.
+        """
         entries = list(self.spool)
         waiting = [entry for entry in entries if not entry.state.changeable]
         now = self._clock.now_ns()
@@ -188,8 +191,10 @@ class Stack:
             "entries": dict(Counter(entry.state.value for entry in entries)),
             "bytes": sum(entry.size_bytes for entry in entries),
             "waiting": len(waiting),
+            "failed": sum(entry.attempts > 0 for entry in waiting),
             "oldest_s": max(((now - e.history[-1][1]) / NS_PER_S for e in waiting), default=None),
             "last_error": self.spool.committer.last_error,
+            "latest_error": self.spool.committer.latest_error,
             "open_writers": self.filesystem.open_writers,
         }
 

@@ -87,6 +87,8 @@ class Committer:
         self._not_before = 0.0
         self._threads = trio.CapacityLimiter(self._limit)
         self.last_error: str | None = None
+        self.latest_error: tuple[int, str] | None = None
+        """When an attempt failed last (wall clock, nanoseconds), and why; stays when all is well again."""
 
     @property
     def waiting(self) -> int:
@@ -196,6 +198,7 @@ class Committer:
             if entry.slot is not None:
                 entry.slot.close_data()  # thousands may wait; it is opened again when needed
         entry.last_error = self.last_error = str(error)
+        self.latest_error = self._clock.now_ns(), str(error)
         now = self._clock.monotonic()
         if isinstance(error, Unavailable):
             if now >= self._not_before:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from wormfs import durability
 from wormfs.backends.local import immutable, probe, stored, tree
-from wormfs.errors import AccessDenied, BackendFault, DigestMismatch, Unsupported, WormfsError
+from wormfs.errors import AccessDenied, BackendFault, DigestMismatch, Unavailable, Unsupported, WormfsError
 from wormfs.model import CheckResult, FileAttributes, Record, Space
 from wormfs.oserrors import translated
 
@@ -96,8 +96,24 @@ class _Check:
             return CheckResult(name, False, str(error))
 
     def connect(self) -> str:
-        self._root_fd = self._backend.connected_root()
-        return self._backend.path
+        # A descriptor of our own: a check that hangs may outlive the backend, and numbers are used again.
+        self._root_fd = os.dup(self._backend.connected_root())
+        self._stack.callback(os.close, self._root_fd)
+        path = self._backend.path
+        here = os.fstat(self._root_fd)
+        try:
+            there = os.stat(path)
+        except FileNotFoundError as error:
+            raise Unavailable(
+                f"{path} does not exist any more; files still go to where it was. Put it back"
+            ) from error
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise Unavailable(
+                f"{path} is not the directory any more that it was at the start (unmounted, mounted over or "
+                "replaced); files still go to the old one. Put that back, or restart wormfs to use what is "
+                "there now"
+            )
+        return path
 
     def authenticate(self) -> str:
         if not os.access(b".", os.R_OK | os.W_OK | os.X_OK, dir_fd=self._root_fd, effective_ids=True):
