@@ -188,6 +188,9 @@ def test_prometheus_scrapes_it_loads_the_rules_and_understands_the_dashboard(
     _provoke(scraped)
     asked = expressions()
     assert len(asked) > 50
+    scraped.daemon.wait_for(
+        lambda: scraped.value("wormfs_check_ok", backend="exams") == 1, "the backend was tried out"
+    )
     known = {name for name, _ in samples(scrape(scraped.port))}
     unknown = {title: names_in(text) - known - FOREIGN for title, text in asked.items()}
     assert {title: names for title, names in unknown.items() if names} == {}
