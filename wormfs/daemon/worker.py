@@ -142,7 +142,9 @@ class Worker:
             case measured.METRICS:
                 return measured.to_message(self._counters, logs.output().lines())
             case "log_level":
-                logs.set_level(str(request.get("level")))
+                level = str(request.get("level"))
+                logs.set_level(level)
+                logs.output().say(logging.INFO, f"log level is now {level}")
                 return {}
             case "stop":
                 self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
