@@ -20,7 +20,7 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
         "mount": LazyCommand("wormfs.cli.mount", "mount", "Mount the configured backends."),
         "umount": LazyCommand("wormfs.cli.umount", "umount", "Unmount and stop the daemon."),
         "check": LazyCommand("wormfs.cli.check", "check", "Try every backend: connect, write, read."),
-        "status": LazyCommand("wormfs.cli.status", "status", "Show what the running daemon does."),
+        "status": LazyCommand("wormfs.cli.status.command", "status", "Show what the running daemon does."),
         "spool": LazyCommand("wormfs.cli.spool", "spool", "Look after files not committed yet."),
         "stat": LazyCommand("wormfs.cli.stat", "stat", "Show the record of a file."),
         "retain": LazyCommand("wormfs.cli.retain", "retain", "Keep files longer."),

@@ -81,4 +81,4 @@ def _last_error(worker: BackendWorker, spool: Message | None) -> Message | None:
     if not known:
         return None
     at_ns, text = max(known)
-    return {"at_ns": at_ns, "text": text[:_MAX_TEXT]}
+    return {"at_ns": at_ns, "text": text.removeprefix(f"{worker.name}: ")[:_MAX_TEXT]}

@@ -1,0 +1,1 @@
+"""``wormfs status``: gather what is known, judge it, show it. docs/status.md describes all three."""
