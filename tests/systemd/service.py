@@ -89,7 +89,7 @@ class Service:
         return sorted(found)
 
     def serve_ftp(self, directory: str, password: str) -> None:
-        """An FTP server for the user ``archivist``, a transient unit of the box; listens when this returns."""
+        """An FTP server for the user ``archivist``, a unit of the box; listens when this returns."""
         options = {"root": directory, "user": "archivist", "password": password, "port": FTP_PORT}
         program = f"{BIN}/python -B {REPOSITORY}/tests/support/pyftpd.py {shlex.quote(json.dumps(options))}"
         self.box.run(f"mkdir -p {directory}; systemd-run -q --collect --unit=ftpserver {program}")

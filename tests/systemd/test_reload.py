@@ -108,4 +108,4 @@ def test_a_changed_secret_is_a_change(service: Service) -> None:
         assert service.backend("ftp")["state"] == "ready"
         assert service.backend("exams")["pid"] == exams
     finally:
-        box.run("systemctl stop ftpserver; rm -f /etc/wormfs/ftp.password")
+        box.run(f"systemctl stop {UNIT}; systemctl stop ftpserver; rm -f /etc/wormfs/ftp.password")

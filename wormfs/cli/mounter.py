@@ -16,7 +16,7 @@ def mounter(config_path: str, socket: str) -> int:
     """Mount and unmount at the configured mountpoint for the daemon, which then needs no such right itself.
 
     Meant for systemd: wormfs-mounter.service runs it. Whoever may connect to SOCKET may ask;
-    WORMFS_MOUNTER=SOCKET in its environment tells the daemon to. Of the settings it reads only the mountpoint.
+    WORMFS_MOUNTER=SOCKET in its environment tells the daemon to. Of the settings only the mountpoint is read.
 
     \b
     Example:
