@@ -385,7 +385,7 @@ def test_daemon_says_which_backend_did_not_come_up_and_why(daemons: Daemons) -> 
 # -- stopping
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_unmounts_everything(daemons: Daemons, number: signal.Signals) -> None:
     daemon = daemons()
     daemon.write_config({"a": daemon.local("a"), "b": daemon.local("b")})
