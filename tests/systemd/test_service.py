@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import DISK
-from tests.systemd.service import BIN, MOUNT, UNIT, Service, finish, processes, runtime_drop_in, writer
+from tests.systemd.service import BIN, DATA, MOUNT, UNIT, Service, finish, processes, runtime_drop_in, writer
 
 DAEMON_MAY = "chown,dac_override,fowner,fsetid,linux_immutable,sys_ptrace"
 MOUNTER_MAY = "sys_admin"
@@ -26,9 +25,9 @@ def test_it_serves_everybody_as_its_own_user(service: Service) -> None:
 
     box.run(f"mkdir -m 2770 {MOUNT}/exams/job-1", user="www-data")
     service.put(f"{MOUNT}/exams/job-1/backup.mbz", "an exam")
-    found = box.run(f"stat -c '%U:%G %a' {MOUNT}/exams/job-1/backup.mbz {DISK}/exams/job-1/backup.mbz").stdout
+    found = box.run(f"stat -c '%U:%G %a' {MOUNT}/exams/job-1/backup.mbz {DATA}/exams/job-1/backup.mbz").stdout
     assert found == "www-data:www-data 444\n" * 2
-    assert box.run(f"stat -c '%U:%G %a' {DISK}/exams/job-1").stdout == "www-data:www-data 2770\n"
+    assert box.run(f"stat -c '%U:%G %a' {DATA}/exams/job-1").stdout == "www-data:www-data 2770\n"
     refused = box.run(f"echo other > {MOUNT}/exams/job-1/backup.mbz", user="www-data", check=False)
     assert "Permission denied" in refused.stderr
     private = f"umask 077; echo private > {MOUNT}/exams/private"
@@ -86,7 +85,7 @@ def test_a_stop_lets_open_files_finish(service: Service) -> None:
         assert box.show(UNIT, "ActiveState") == "deactivating"
         finish(writing)
         stopping.communicate(timeout=30)
-    assert (Path(box.path(f"{DISK}/exams/file"))).read_text() == "first second"
+    assert (Path(box.path(f"{DATA}/exams/file"))).read_text() == "first second"
     assert [box.show(UNIT, name) for name in ("ActiveState", "Result")] == ["inactive", "success"]
 
 
@@ -142,7 +141,7 @@ def test_a_worker_that_hangs_is_replaced_and_nobody_else_notices(service: Servic
         service.wait_ready("hangs")
         assert box.run(f"cat {MOUNT}/hangs/file").stdout == "kept"
         finish(writing)
-    assert box.path(f"{DISK}/works/file").read_text() == "first second"
+    assert box.path(f"{DATA}/works/file").read_text() == "first second"
     assert box.main_pid(UNIT) == supervisor
     assert service.backend("works")["pid"] == status["works"]["pid"]
     assert "error wormfs: hangs: the worker did not answer for 2 s; killed" in box.journal(UNIT)
@@ -204,6 +203,18 @@ def test_wrong_settings_are_not_tried_again_and_again(service: Service) -> None:
     box.wait_for(lambda: box.show(UNIT, "ActiveState") == "failed", "it is given up")
     assert "is not a setting; did you mean 'settle'?" in box.journal(UNIT)
     assert box.show(UNIT, "ExecMainStatus") == "2"
+
+
+def test_another_mountpoint_and_a_place_that_the_service_does_not_see(service: Service) -> None:
+    box = service.box
+    box.run("install -d -m 0555 /mnt/other; install -d /home/exams")
+    home = {"type": "local", "path": "/home/exams"}
+    service.configure({"exams": service.local("exams"), "home": home}, mountpoint="/mnt/other")
+    box.run(f"systemctl restart {UNIT}")
+    assert service.mounted() == ["/mnt/other", "/mnt/other/exams"]
+    service.put("/mnt/other/exams/file", "elsewhere")
+    assert service.backend("home")["reason"]
+    box.run(f"systemctl stop {UNIT}; rmdir /mnt/other /home/exams")
 
 
 def test_the_timers_do_their_work(service: Service) -> None:
