@@ -155,6 +155,12 @@ def set_level(level: str) -> None:
         logging.getLogger(name).setLevel(wanted)
 
 
+def change_level(level: str) -> None:
+    """As ``set_level`` while the daemon runs: the log says so, whatever the level is."""
+    set_level(level)
+    output().say(logging.INFO, f"log level is now {level}")
+
+
 def next_level(level: str, *, more: bool) -> str:
     """The level beside ``level``, with more lines or with fewer; itself at the end of the row."""
     at = LEVELS.index(level) + (1 if more else -1)
