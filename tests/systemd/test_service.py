@@ -145,7 +145,7 @@ def test_a_worker_that_hangs_is_replaced_and_nobody_else_notices(service: Servic
     assert box.path(f"{DATA}/works/file").read_text() == "first second"
     assert box.main_pid(UNIT) == supervisor
     assert service.backend("works")["pid"] == status["works"]["pid"]
-    assert "error wormfs: hangs: the worker did not answer for 2 s; killed" in box.journal(UNIT)
+    assert "wormfs: hangs: the worker did not answer for 2 s; killed" in box.journal(UNIT)
 
 
 def test_a_supervisor_that_hangs_is_restarted_by_the_watchdog(service: Service) -> None:
