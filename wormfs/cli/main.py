@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
     {
         "mount": LazyCommand("wormfs.cli.mount", "mount", "Mount the configured backends."),
         "umount": LazyCommand("wormfs.cli.umount", "umount", "Unmount and stop the daemon."),
+        "reload": LazyCommand("wormfs.cli.reload", "reload", "Take changed settings over."),
         "check": LazyCommand("wormfs.cli.check", "check", "Try every backend: connect, write, read."),
         "status": LazyCommand("wormfs.cli.status.command", "status", "Show what the running daemon does."),
         "spool": LazyCommand("wormfs.cli.spool", "spool", "Look after files not committed yet."),
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
         "manifest": LazyCommand("wormfs.cli.manifest", "manifest", "Print what sha256sum -c takes."),
         "export": LazyCommand("wormfs.cli.export", "export", "Copy files out as a BagIt bag."),
         "config": LazyCommand("wormfs.cli.config", "config", "Check and show the settings."),
+        "mounter": LazyCommand("wormfs.cli.mounter", "mounter", "Mount for a daemon that may not."),
         "completion": LazyCommand(
             "wormfs.cli.completion", "completion", "Print a shell's completion script."
         ),

@@ -15,6 +15,8 @@ from click.core import ParameterSource
 from wormfs.cli.options import config_option, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wormfs.config import Settings
     from wormfs.daemon.launch import Started
 
@@ -45,6 +47,8 @@ def mount(
     a second Ctrl-C stops at once. Backends that are down do not stop the others: their directories
     answer EIO, and they are mounted as soon as they come up.
 
+    'wormfs reload' or SIGHUP makes it read its settings file again.
+
     With --daemon it goes to the background and logs to wormfs.log in the state directory.
 
     While it runs, SIGUSR1 to the daemon makes the log tell more, SIGUSR2 less, one level each time.
@@ -63,15 +67,16 @@ def mount(
     """
     from wormfs.daemon import launch
     from wormfs.daemon.refusal import CannotStart
+    from wormfs.daemon.supervisor import Plan
 
     if embedded:
         if context.get_parameter_source("config_path") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--embedded needs no settings file: use either --embedded or --config")
-        settings = _embedded()
+        settings = with_level(_embedded(), log_level)
+        plan = Plan(settings)
     else:
-        settings = load_settings(config_path)
-    if log_level is not None:
-        settings = settings.model_copy(update={"log_level": log_level})
+        settings = with_level(load_settings(config_path), log_level)
+        plan = Plan(settings, rereading(config_path, log_level))
 
     def greet(missing: dict[str, str]) -> None:
         # Whoever reads this may go away (head, less); the mount stays.
@@ -82,11 +87,28 @@ def mount(
 
     try:
         if in_background:
-            return _report_started(settings, launch.run_in_background(settings))
-        return launch.run_here(settings, greet)
+            return _report_started(settings, launch.run_in_background(plan))
+        return launch.run_here(plan, greet)
     except CannotStart as error:
         click.echo(f"wormfs: {error}", err=True)
         return EXIT_REFUSED
+
+
+def with_level(settings: Settings, log_level: str | None) -> Settings:
+    """What the command line says of the log goes before the settings."""
+    return settings if log_level is None else settings.model_copy(update={"log_level": log_level})
+
+
+def rereading(config_path: str, log_level: str | None = None) -> Callable[[], Settings]:
+    """Reads the file again, wherever the daemon stands by then."""
+    path = os.path.abspath(config_path)
+
+    def load() -> Settings:
+        from wormfs.config import load as load_again
+
+        return with_level(load_again(path), log_level)
+
+    return load
 
 
 def _embedded() -> Settings:

@@ -100,6 +100,13 @@ def _parse_check_interval(value: object) -> float:
     return interval_s
 
 
+def _a_second_or_more(value: object) -> float:
+    duration = parse_duration(value)
+    if duration < 1:
+        raise ValueError("must be 1s or more")
+    return duration
+
+
 def optional(parse: Callable[[object], T]) -> Callable[[object], T | None]:
     """The same parser, with null allowed."""
 
@@ -152,6 +159,8 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 """Seconds."""
 CheckInterval = Annotated[float, BeforeValidator(_parse_check_interval)]
 """Seconds; 0 for none."""
+LongEnough = Annotated[float, BeforeValidator(_a_second_or_more)]
+"""A second at least."""
 PositiveDuration = Annotated[float, BeforeValidator(_positive_duration)]
 OptionalDuration = Annotated[float | None, BeforeValidator(optional(parse_duration))]
 OptionalSize = Annotated[int | None, BeforeValidator(optional(parse_size))]

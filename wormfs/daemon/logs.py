@@ -26,6 +26,8 @@ SUPERVISOR = "wormfs"
 LEVELS: Final = ("error", "warning", "info", "debug")
 """From the fewest lines to the most."""
 
+_OWN: Final = ("wormfs", "__main__")
+"""Our own loggers; a worker is a module that is run."""
 _LOOK_EVERY_S: Final = 5.0
 
 
@@ -142,8 +144,21 @@ def output() -> Output:
 
 
 def set_level(level: str) -> None:
-    """From now on, lines of this level and above."""
-    logging.getLogger().setLevel(level.upper())
+    """From now on, lines of this level and above.
+
+    Of the libraries that wormfs uses never more than warnings: at ``debug`` they write what they send, and
+    botocore's requests hold the access key and the session token.
+    """
+    wanted = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(max(wanted, logging.WARNING))
+    for name in _OWN:
+        logging.getLogger(name).setLevel(wanted)
+
+
+def change_level(level: str) -> None:
+    """As ``set_level`` while the daemon runs: the log says so, whatever the level is."""
+    set_level(level)
+    output().say(logging.INFO, f"log level is now {level}")
 
 
 def next_level(level: str, *, more: bool) -> str:

@@ -34,13 +34,14 @@ those of the same place in the program: the uid whose loop it may be, for exampl
 class _Window:
     since: float
     limit: int
-    seen: int = 0
+    written: int = 0
+    left_out: int = 0
     last: logging.LogRecord | None = None
     """Of those left out; without what hangs on it."""
 
     @property
-    def left_out(self) -> int:
-        return max(0, self.seen - self.limit)
+    def full(self) -> bool:
+        return self.written >= self.limit
 
 
 class Repeats:
@@ -60,6 +61,7 @@ class Repeats:
         """
         yield from self.due(now)
         text = record.getMessage()
+        windows = []
         for kind, key, limit in _limits(record, text):
             table = self._tables[kind]
             if key not in table:
@@ -67,10 +69,13 @@ class Repeats:
                     yield from _summary(table.popitem(last=False)[1], kind, now)
                 table[key] = _Window(now, limit)
             window = table[key]
-            window.seen += 1
-            if window.left_out:
+            if window.full:
+                window.left_out += 1
                 window.last = _bare(record, text)
                 return
+            windows.append(window)
+        for window in windows:
+            window.written += 1
         yield record
 
     def due(self, now: float) -> Iterator[logging.LogRecord]:
@@ -97,10 +102,11 @@ def _summary(window: _Window, kind: str, now: float) -> Iterator[logging.LogReco
 def _limits(record: logging.LogRecord, text: str) -> Iterator[tuple[str, Hashable, int]]:
     """The windows that a record falls into: kind, what it has in common, how many may pass."""
     place = (record.pathname, record.lineno)
-    yield _SAME, (*place, record.levelno, text), SAME
+    # The same last: a loop over many files, each again and again, is one summary and not one for each file.
     if record.levelno < logging.ERROR:
         yield _ALIKE, (*place, getattr(record, VOLUME, None)), ALIKE
         yield _ALTOGETHER, place, ALTOGETHER
+    yield _SAME, (*place, record.levelno, text), SAME
 
 
 def _bare(record: logging.LogRecord, text: str) -> logging.LogRecord:

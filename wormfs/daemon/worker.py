@@ -28,7 +28,7 @@ from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
 from wormfs.daemon.health import Checked, Health
 from wormfs.daemon.messages import Message, ProtocolError
-from wormfs.daemon.orders import Orders, receive
+from wormfs.daemon.orders import CHANGE, Orders, changed, receive
 from wormfs.daemon.recordrequests import RecordRequests, clock_to_message
 from wormfs.daemon.spoolrequests import SpoolRequests
 from wormfs.daemon.throughput import Throughput
@@ -141,30 +141,35 @@ class Worker:
                 }
             case measured.METRICS:
                 return measured.to_message(self._counters, logs.output().lines())
-            case "log_level":
-                logs.set_level(str(request.get("level")))
-                return {}
             case "stop":
                 self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
                 return {}
-            case str(name) if name.startswith("spool."):
-                if self._requests is None:
-                    why = (
-                        "it is not mounted now ('wormfs status' says why); what is sealed is tried when it is"
-                    )
-                    raise Unavailable(why, backend=self._orders.backend)
-                return await self._requests.answer(request)
+            case "ping":
+                return {}
+            case str(name) if name == CHANGE:
+                before, self._orders = self._orders, changed(self._orders, request)
+                if before.log_level != self._orders.log_level:
+                    logs.change_level(self._orders.log_level)
+                return {}
+            case str(name) if name.startswith(("spool.", "records.", "clock.")):
+                return await self._of_mounted(name, request)
             case verifying.DAMAGE_CHANGED:
                 if self._stack is not None:
                     await self._read_damage(self._stack)
                 return {}
-            case str(name) if name.startswith(("records.", "clock.")):
-                if self._record_requests is None:
-                    why = "it is not mounted now ('wormfs status' says why)"
-                    raise Unavailable(why, backend=self._orders.backend)
-                return await self._record_requests.answer(request)
             case other:
                 raise SettingsError(f"the worker knows no request {other!r}")
+
+    async def _of_mounted(self, name: str, request: Message) -> Message:
+        """What only a mounted backend can answer. Raises Unavailable where it is not."""
+        of_spool = name.startswith("spool.")
+        requests = self._requests if of_spool else self._record_requests
+        if requests is None:
+            why = "it is not mounted now ('wormfs status' says why)"
+            if of_spool:
+                why += "; what is sealed is tried when it is"
+            raise Unavailable(why, backend=self._orders.backend)
+        return await requests.answer(request)
 
     async def _spool_status(self) -> Message | None:
         if self._stack is None or self._requests is None:
@@ -436,8 +441,9 @@ def main() -> int:
     if orders is None:
         return 0
     logs.set_up(orders.backend, orders.log_level)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # a service may not even ask
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         trio.run(_run, orders, channel_socket)
     except Exception:

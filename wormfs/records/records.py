@@ -17,10 +17,12 @@ from pathlib import Path
 from wormfs import audit
 from wormfs.audit import AuditLog, Event
 from wormfs.backends.base import Backend
+from wormfs.clock import monotonic
 from wormfs.errors import IsADirectory, Refused, Unsupported, WormfsError
 from wormfs.model import Key, Kind, ObjectInfo, Record, Retention, RetentionChange
 from wormfs.records.erasing import Eraser
 from wormfs.records.intents import Intent, Intents
+from wormfs.records.limit import RefusalLimit
 from wormfs.records.trustedclock import TrustedClock
 from wormfs.worm import dates, erasing
 from wormfs.worm.erasing import EraseMode, Judged
@@ -81,6 +83,7 @@ class Records:
         """Told of every file that is gone, in the thread that erased it: whoever remembers it forgets it."""
         self._backend = backend
         self._alone = _KeyLocks()
+        self._refusals = RefusalLimit()
         self._eraser: Eraser | None = None
         if trail is not None and intents_directory is not None:
             self._eraser = Eraser(backend, trail, Intents(intents_directory, backend.name))
@@ -117,10 +120,17 @@ class Records:
         )
 
     def refused(self, operation: str, uid: int, error: Refused) -> None:
-        """Somebody wanted to change what is fixed."""
-        if error.key is not None:
+        """Somebody wanted to change what is fixed. A user's loop does not fill the disk: beyond some a minute
+        they are counted, and the count is written with that user's next one."""
+        if error.key is None:
+            return
+        left_out = self._refusals.admit(uid, monotonic())
+        if left_out is not None:
             reason = error.args[0] if error.args else type(error).__name__
-            self._note(Event.REFUSED, Key(error.key), operation=operation, uid=uid, reason=str(reason))
+            more = {"left_out": left_out} if left_out else {}
+            self._note(
+                Event.REFUSED, Key(error.key), operation=operation, uid=uid, reason=str(reason), **more
+            )
 
     # Looking
 

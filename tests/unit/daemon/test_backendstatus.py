@@ -56,7 +56,7 @@ def test_the_mode_of_retention_says_who_can_erase_early(
 def worker() -> BackendWorker:
     settings = LocalSettings(name="one", path=Path("/srv/one"))
     orders = Orders("one", settings, "/mnt/worm/one", "wormfs#one", "/s", "/s/spool", "0" * 16, "info", 30.0)
-    return BackendWorker(orders, lambda: None)
+    return BackendWorker(orders, lambda: None, hang_timeout_s=30.0, own_session=True)
 
 
 def told(worker: BackendWorker, spool: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -264,13 +264,30 @@ def test_levels_beside_each_other(level: str, more: str, fewer: str) -> None:
     assert logs.next_level(level, more=False) == fewer
 
 
-def test_the_output_of_this_process_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    level = root.level
-    try:
-        made = logs.set_up("exams", "warning")
-        assert logs.output() is made and root.level == logging.WARNING
-    finally:
-        root.setLevel(level)
-        logging.captureWarnings(False)
+@pytest.fixture
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The loggers of this process are afterwards what they were."""
+    loggers = [logging.getLogger(name) for name in (None, "wormfs", "__main__")]
+    levels = [logger.level for logger in loggers]
+    monkeypatch.setattr(loggers[0], "handlers", [])
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    logging.captureWarnings(False)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_the_output_of_this_process_can_be_found() -> None:
+    assert logs.set_up("exams", "warning") is logs.output()
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("level", logs.LEVELS)
+def test_a_level_is_that_of_wormfs_and_libraries_say_no_more_than_warnings(level: str) -> None:
+    """What they write at debug holds secrets: tests/secrets finds it."""
+    logs.set_up("exams", level)
+    wanted = logging.getLevelNamesMapping()[level.upper()]
+    for name in ("wormfs.backends.s3", "wormfs.refused", "__main__"):
+        assert logging.getLogger(name).getEffectiveLevel() == wanted
+    for name in ("botocore.auth", "urllib3", "py.warnings"):
+        assert logging.getLogger(name).getEffectiveLevel() == max(wanted, logging.WARNING)

@@ -42,6 +42,7 @@ READY = {
         "entries": {"sealed": 3}, "bytes": 77, "waiting": 3, "oldest_s": 12.5, "open_writers": 1,
         "quarantine": {"entries": 4, "bytes": 44},
     },
+    "check": {"ok": False, "at_ns": 30 * NS_PER_S, "took_s": 0.25},
     "records": {"erase": "never", "clock": {"doubt": None}, "audit_problem": "disk full"},
 }  # fmt: skip
 COUNTED = Measured(
@@ -110,6 +111,9 @@ def found() -> dict[tuple[str, tuple[str, ...]], float]:
         ("wormfs_quarantine_bytes", ("exams",), 44),
         ("wormfs_space_total_bytes", ("exams",), 1000),
         ("wormfs_space_free_bytes", ("exams",), 400),
+        ("wormfs_check_ok", ("exams",), 0),
+        ("wormfs_check_timestamp_seconds", ("exams",), 30),
+        ("wormfs_check_duration_seconds", ("exams",), 0.25),
         ("wormfs_clock_doubtful", ("exams",), 0),
         ("wormfs_audit_trail_writable", ("exams",), 0),
         ("wormfs_verification_end_timestamp_seconds", ("exams",), 20),
@@ -373,7 +377,7 @@ def test_many_who_say_nothing_are_turned_away_and_cut_off(
 
 
 def _ended(connection: socket.socket) -> bool:
-    """Whether the other side ends the connection, though we send a byte now and then: no single wait is long."""
+    """Whether the other side ends the connection, though we send a byte now and then."""
     connection.settimeout(0.02)
     until = time.monotonic() + 10
     while time.monotonic() < until:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from wormfs.daemon.repeats import ALIKE, ALTOGETHER, SAME, VOLUME, WINDOW_S, Repeats
 
@@ -59,6 +60,17 @@ def test_one_volume_does_not_silence_another_but_all_together_have_a_limit() -> 
     assert write(1000, 0)
     written = sum(write(volume, 0) for volume in range(2000, 2000 + ALTOGETHER))
     assert written == ALTOGETHER - ALIKE - 1
+
+
+def test_a_loop_over_many_files_is_told_in_few_lines() -> None:
+    repeats = Repeats()
+    written = [
+        line for at in range(50_000) for line in through(repeats, record("no %d", at // 20), at / 25_000)
+    ]
+    written += [one.getMessage() for one in repeats.rest(10.0)]
+    assert len(written) <= ALIKE + 10
+    told = [int(number) for line in written for number in re.findall(r"(?:repeated|and) (\d+) ", line)]
+    assert sum(told) == 50_000 - ALIKE
 
 
 def test_no_error_is_left_out_because_others_are_like_it() -> None:

@@ -51,6 +51,7 @@ class SnapshotCollector(Collector):
         yield from _failures(snapshot.backends)
         yield from _spools(snapshot.backends)
         yield from _space(snapshot.backends)
+        yield from _checks(snapshot.backends)
         yield from _records(snapshot.backends)
         yield from _verification(snapshot.verified)
         yield _log_lines(snapshot)
@@ -194,6 +195,19 @@ def _space(backends: Mapping[str, BackendFacts]) -> Iterator[Metric]:
     for name, facts in backends.items():
         _add_known(gauges, name, facts.status.get("space"))
     yield from gauges.values()
+
+
+def _checks(backends: Mapping[str, BackendFacts]) -> Iterator[Metric]:
+    passed = _gauge("wormfs_check_ok", "1 if the backend did what it should when it was last tried out.")
+    ended = _gauge("wormfs_check_timestamp_seconds", "When that was, since the epoch.")
+    took = _gauge("wormfs_check_duration_seconds", "How long it took.")
+    for name, facts in backends.items():
+        check = facts.status.get("check")
+        if check is not None:
+            passed.add_metric((name,), int(check["ok"]))
+            ended.add_metric((name,), check["at_ns"] / NS_PER_S)
+            took.add_metric((name,), check["took_s"])
+    yield from (passed, ended, took)
 
 
 def _records(backends: Mapping[str, BackendFacts]) -> Iterator[Metric]:

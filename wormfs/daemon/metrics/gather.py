@@ -136,7 +136,7 @@ class Verified:
     def _read(self) -> None:
         try:
             known = {}
-            for name in self._backends:
+            for name in list(self._backends):  # a reload may change them meanwhile
                 try:
                     summary = summarize(self._state_directory, name)
                 except WormfsError:

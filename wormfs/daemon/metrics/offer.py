@@ -26,6 +26,30 @@ _MODE: Final = 0o644
 """node_exporter is another user."""
 
 
+class Offering:
+    """Offers the metrics while the daemon runs, elsewhere when its settings become others."""
+
+    def __init__(self, settings: MetricsSettings, gatherer: Gatherer):
+        self._settings = settings
+        self._gatherer = gatherer
+        self._changed = trio.Event()
+
+    def change(self, settings: MetricsSettings) -> None:
+        """From now on as these say."""
+        if settings != self._settings:
+            self._settings = settings
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(offer, self._settings, self._gatherer)
+                await self._changed.wait()
+                nursery.cancel_scope.cancel()
+
+
 async def offer(settings: MetricsSettings, gatherer: Gatherer) -> None:
     """Runs until cancelled, or returns at once when nothing is to be offered. Raises nothing foreseen."""
     async with trio.open_nursery() as nursery:
