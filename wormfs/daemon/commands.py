@@ -138,8 +138,8 @@ async def _ask_status(worker: BackendWorker) -> Answer:
         try:
             message = await worker.request({"op": "status"}, timeout_s=_STATUS_S)
         except (NoAnswer, RequestFailed) as error:
-            # A worker that has just been started cannot answer yet.
-            if worker.state not in (WorkerState.STARTING, *_SHUT_DOWN):
+            # A worker that has just been started cannot answer yet; of one that hangs the reason is known.
+            if worker.state not in (WorkerState.STARTING, WorkerState.HUNG, *_SHUT_DOWN):
                 state, reason = WorkerState.HUNG, f"its worker is alive but: {error}"
     return Answer(state, reason, message)
 

@@ -61,7 +61,7 @@ class WorkerState(enum.Enum):
     STOPPED = "stopped"
 
 
-_TROUBLED = (WorkerState.WAITING, WorkerState.FAILED, WorkerState.DOWN)
+_TROUBLED = (WorkerState.WAITING, WorkerState.FAILED, WorkerState.DOWN, WorkerState.HUNG)
 
 
 class BackendWorker:

@@ -649,3 +649,25 @@ def test_scrubbing_goes_around_the_page_cache_and_leaves_nothing_there(tmp_path:
 def pages_in_memory(path: Path) -> int:
     command = ["fincore", "--noheadings", "--raw", "--output", "PAGES", path]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout or 0)
+
+
+def test_a_check_finds_a_root_that_was_replaced_after_the_start(storage: LocalStorage) -> None:
+    backend = storage.backend()
+    backend.start()
+    try:
+        assert all(result.passed for result in backend.check())
+        root = Path(backend.path)
+        away = root.with_name("away")
+        root.rename(away)
+        [gone] = backend.check()
+        assert (gone.name, gone.passed) == ("connect", False) and "does not exist any more" in gone.detail
+        root.mkdir()
+        [replaced] = backend.check()
+        assert (replaced.name, replaced.passed) == ("connect", False)
+        assert "is not the directory any more" in replaced.detail
+        assert list(root.iterdir()) == [], "nothing is written there"
+        root.rmdir()
+        away.rename(root)
+        assert all(result.passed for result in backend.check())
+    finally:
+        backend.close()
