@@ -1,0 +1,85 @@
+"""What the manual pages say beyond the program's own help. tests/packages holds it to the code."""
+
+from __future__ import annotations
+
+SUMMARY = "a write-once file system over several storage backends"
+
+DESCRIPTION = (
+    "wormfs shows storage backends (local directories, S3 buckets, FTP servers, Moodle's own file storage) as "
+    "directories below one mountpoint. Files can be put into them; once a file is committed, its bytes, name, "
+    "mode, owner and times are fixed. It is kept until its date and, where the settings allow it, may be erased "
+    "after it, with proof.",
+    "close(2) returns 0 when the backend holds the file, synced and with its SHA-256. What a backend does not take "
+    "in time is kept in the spool and tried again until it is taken, over restarts too. What a killed writer left, "
+    "and what lost a race, goes to quarantine.",
+    "wormfs mount is the daemon, usually started by wormfs.service; the other commands talk to it, or work on what "
+    "it has stored.",
+)
+
+EXIT_STATUS = (
+    ("0", "It is done, and all is well."),
+    ("1", "It failed, or something was found."),
+    ("2", "The call or the settings are wrong."),
+    ("3", "Done in part: some backends are not mounted, or files are kept longer than they may be."),
+    ("130", "Interrupted by Ctrl-C."),
+)
+EXIT_STATUS_OF_ALL = (
+    "As for every command: 0 if it is done, 1 if it failed, 2 if the call or the settings are wrong, 130 if it was "
+    "interrupted; what is said above goes before this."
+)
+
+ENVIRONMENT = (
+    ("WORMFS_CONFIG", "The settings file, where --config is not given."),
+    ("WORMFS_TRACEBACK", "If it is not empty, unforeseen errors are shown with a traceback."),
+    (
+        "CREDENTIALS_DIRECTORY",
+        "Where secrets of the kind {credential: NAME} are read; set by systemd for a unit with LoadCredential=.",
+    ),
+    ("NOTIFY_SOCKET", "Where the daemon reports to systemd that it is ready, and how it is."),
+    ("SUDO_USER", "Who is named in the audit trail beside root."),
+)
+
+FILES = (
+    ("/etc/wormfs/config.yaml", "The settings; see wormfs.yaml(5)."),
+    (
+        "/var/lib/wormfs",
+        "state_directory: identity, audit trail, catalogs of verification, spools of backends that are not local. Never "
+        "delete it by hand: it may hold the only copy of a file that somebody was told is safe.",
+    ),
+    ("/var/lib/wormfs/wormfs.log", "The log of wormfs mount --daemon. Under systemd: journalctl -u wormfs."),
+    (
+        "PATH/.wormfs/spool",
+        "Spool and quarantine of a local backend, below its path; hidden in the mount. Never delete it by hand.",
+    ),
+    ("/usr/lib/wormfs", "The program and its libraries, where it was installed from the Debian package."),
+)
+
+SIGNALS = (
+    (
+        "SIGTERM, SIGHUP",
+        "The daemon stops: it unmounts, lets open files and commits finish (at most stop_timeout), and ends.",
+    ),
+    ("SIGINT", "As SIGTERM; a second one stops at once."),
+    (
+        "SIGKILL",
+        "Nothing that was accepted is lost: the next start resumes commits. What was being written goes to quarantine.",
+    ),
+)
+
+SEE_ALSO = ("wormfs.yaml(5)",)
+
+SETTINGS = (
+    "The settings of wormfs are one file in YAML. It must belong to root or to the daemon's user, and be 0640 or "
+    "narrower. wormfs config check names everything that is wrong with it; wormfs config show prints what is in force.",
+)
+
+SHORTEST_SETTINGS = """\
+mountpoint: /mnt/worm
+backends:
+  exams: {type: local, path: /srv/worm/exams}
+"""
+
+SETTINGS_FILES = (
+    ("/etc/wormfs/config.yaml", "Read where neither --config nor WORMFS_CONFIG name another file."),
+    ("/usr/share/wormfs/config.yaml", "An example of every key, where the Debian package is installed."),
+)
