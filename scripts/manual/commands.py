@@ -63,7 +63,7 @@ def command_page(name: str) -> Iterator[str]:
             yield from _description(parts)
             yield from _options(below, path)
             for piece in _titled(parts, "Example", "Examples"):
-                yield from ("For example:", *piece.roff())
+                yield from (".PP", "For example:", *piece.roff())
     yield roff.section("exit status")
     for piece in _titled(pieces, "Exit status"):
         yield from _statuses(piece)
@@ -74,6 +74,11 @@ def command_page(name: str) -> Iterator[str]:
             yield from piece.roff()
     yield roff.section("see also")
     yield from _references(["wormfs(1)", *texts.SEE_ALSO])
+
+
+def _context(command: click.Command, path: str) -> click.Context:
+    """As if it were called, with what it inherits from the group above it."""
+    return click.Context(command, info_name=path, help_option_names=cli.context_settings["help_option_names"])
 
 
 def _command(group: click.Group, name: str) -> click.Command:
@@ -92,7 +97,7 @@ def _below(command: click.Command, path: str) -> Iterator[tuple[str, click.Comma
 
 
 def _usage(command: click.Command, path: str) -> Iterator[str]:
-    pieces = command.collect_usage_pieces(click.Context(command, info_name=path))
+    pieces = command.collect_usage_pieces(_context(command, path))
     yield from (".HP", " ".join([roff.bold(path), *map(roff.italic, pieces)]))
 
 
@@ -125,10 +130,11 @@ def _statuses(piece: Piece) -> Iterator[str]:
 
 
 def _options(command: click.Command, path: str) -> Iterator[str]:
-    context = click.Context(command, info_name=path, help_option_names=["-h", "--help"])
+    context = _context(command, path)
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None:
+        # Arguments are told of in the text.
+        if isinstance(parameter, click.Option) and record is not None:
             yield from roff.item(roff.bold(record[0]), record[1])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 # What roff would take for its own, or show as another character than the one that was meant.
@@ -13,8 +12,12 @@ _ESCAPES = str.maketrans({
 
 def escape(text: str) -> str:
     """Text that looks as it is written; on one line."""
-    escaped = " ".join(text.split()).translate(_ESCAPES)
+    escaped = _plain(" ".join(text.split()))
     return f"\\&{escaped}" if escaped.startswith(".") else escaped
+
+
+def _plain(text: str) -> str:
+    return text.translate(_ESCAPES)
 
 
 def bold(text: str) -> str:
@@ -31,8 +34,7 @@ def literal(lines: Iterable[str]) -> list[str]:
 
 
 def _literal_line(line: str) -> str:
-    indent = len(line) - len(line.lstrip())
-    return "\\&" + "\\ " * indent + re.sub(" ", "\\ ", escape(line)) if line.strip() else "\\&"
+    return "\\&" + _plain(line.rstrip()).replace(" ", "\\ ")
 
 
 def item(tag: str, *paragraphs: str) -> list[str]:
