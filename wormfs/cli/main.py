@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
     {
         "mount": LazyCommand("wormfs.cli.mount", "mount", "Mount the configured backends."),
         "umount": LazyCommand("wormfs.cli.umount", "umount", "Unmount and stop the daemon."),
+        "reload": LazyCommand("wormfs.cli.reload", "reload", "Take changed settings over."),
         "check": LazyCommand("wormfs.cli.check", "check", "Try every backend: connect, write, read."),
         "status": LazyCommand("wormfs.cli.status", "status", "Show what the running daemon does."),
         "spool": LazyCommand("wormfs.cli.spool", "spool", "Look after files not committed yet."),

@@ -15,6 +15,8 @@ from click.core import ParameterSource
 from wormfs.cli.options import config_option, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wormfs.config import Settings
     from wormfs.daemon.launch import Started
 
@@ -38,6 +40,8 @@ def mount(context: click.Context, config_path: str, in_background: bool, embedde
     a second Ctrl-C stops at once. Backends that are down do not stop the others: their directories
     answer EIO, and they are mounted as soon as they come up.
 
+    'wormfs reload' or SIGHUP makes it read its settings file again.
+
     With --daemon it goes to the background and logs to wormfs.log in the state directory.
 
     \b
@@ -54,13 +58,16 @@ def mount(context: click.Context, config_path: str, in_background: bool, embedde
     """
     from wormfs.daemon import launch
     from wormfs.daemon.refusal import CannotStart
+    from wormfs.daemon.supervisor import Plan
 
     if embedded:
         if context.get_parameter_source("config_path") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--embedded needs no settings file: use either --embedded or --config")
         settings = _embedded()
+        plan = Plan(settings)
     else:
         settings = load_settings(config_path)
+        plan = Plan(settings, rereading(config_path))
 
     def greet(missing: dict[str, str]) -> None:
         # Whoever reads this may go away (head, less); the mount stays.
@@ -71,11 +78,23 @@ def mount(context: click.Context, config_path: str, in_background: bool, embedde
 
     try:
         if in_background:
-            return _report_started(settings, launch.run_in_background(settings))
-        return launch.run_here(settings, greet)
+            return _report_started(settings, launch.run_in_background(plan))
+        return launch.run_here(plan, greet)
     except CannotStart as error:
         click.echo(f"wormfs: {error}", err=True)
         return EXIT_REFUSED
+
+
+def rereading(config_path: str) -> Callable[[], Settings]:
+    """Reads the file again, wherever the daemon stands by then."""
+    path = os.path.abspath(config_path)
+
+    def load() -> Settings:
+        from wormfs.config import load as load_again
+
+        return load_again(path)
+
+    return load
 
 
 def _embedded() -> Settings:

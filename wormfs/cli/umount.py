@@ -38,6 +38,11 @@ except OSError as error:
 @click.argument("mountpoint", required=False)
 @click.option("-l", "--lazy", is_flag=True, help="Detach now; what is open goes on until it is closed.")
 @click.option(
+    "--stale",
+    is_flag=True,
+    help="Only take away what a dead daemon left; it is fine if there is nothing, or a live one.",
+)
+@click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0),
@@ -46,7 +51,12 @@ except OSError as error:
 )
 @click.pass_context
 def umount(
-    context: click.Context, config_path: str, mountpoint: str | None, lazy: bool, timeout_s: float | None
+    context: click.Context,
+    config_path: str,
+    mountpoint: str | None,
+    lazy: bool,
+    stale: bool,
+    timeout_s: float | None,
 ) -> int:
     """Unmount all backends and the root, and end the daemon.
 
@@ -72,13 +82,15 @@ def umount(
         if context.get_parameter_source("config_path") is ParameterSource.COMMANDLINE:
             raise click.UsageError("give either --config or the mountpoint")
         where = os.path.realpath(mountpoint)
-        state_directory = _find_daemon(where)
+        state_directory = None if stale else _find_daemon(where)
     else:
         settings = load_settings(config_path)
         where = os.path.realpath(settings.mountpoint)
         state_directory = settings.state_directory
     # Standing below the mountpoint ourselves would make it busy.
     os.chdir("/")
+    if stale:
+        return _clear_stale(where)
     if state_directory is None:
         return _clear_remains(where, lazy)
     try:
@@ -126,6 +138,19 @@ def _ask_daemon(client: ControlClient, mountpoint: str, lazy: bool, timeout_s: f
     return 0
 
 
+def _clear_stale(mountpoint: str) -> int:
+    """Quiet when there is nothing to do: a service calls it after every end."""
+    from wormfs.daemon import mounts
+    from wormfs.daemon.refusal import CannotStart
+
+    try:
+        for cleared in mounts.clear_stale(mountpoint):
+            click.echo(f"wormfs: cleared a mount that a dead daemon left: {cleared}", err=True)
+    except CannotStart:
+        return 0  # not stale
+    return 0
+
+
 def _clear_remains(mountpoint: str, lazy: bool, problem: str = "") -> int:
     """No daemon answers: take away what a dead one left, or with ``--lazy`` what a hung one holds."""
     from wormfs.daemon import mounts
@@ -134,7 +159,7 @@ def _clear_remains(mountpoint: str, lazy: bool, problem: str = "") -> int:
     try:
         cleared = mounts.clear_stale(mountpoint)
     except CannotStart as error:
-        if lazy and mounts.detach(mountpoint, mounts.ROOT_SOURCE):
+        if lazy and mounts.detach(mountpoint, None):
             return 0
         click.echo(f"wormfs: {problem or error}", err=True)
         return 1

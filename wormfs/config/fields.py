@@ -91,6 +91,13 @@ def _positive_duration(value: object) -> float:
     return duration_s
 
 
+def _a_second_or_more(value: object) -> float:
+    duration = parse_duration(value)
+    if duration < 1:
+        raise ValueError("must be 1s or more")
+    return duration
+
+
 def optional(parse: Callable[[object], T]) -> Callable[[object], T | None]:
     """The same parser, with null allowed."""
 
@@ -141,6 +148,8 @@ AbsolutePath = Annotated[Path, BeforeValidator(parse_path)]
 OptionalPath = Annotated[Path | None, BeforeValidator(optional(parse_path))]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 """Seconds."""
+LongEnough = Annotated[float, BeforeValidator(_a_second_or_more)]
+"""A second at least."""
 PositiveDuration = Annotated[float, BeforeValidator(_positive_duration)]
 OptionalDuration = Annotated[float | None, BeforeValidator(optional(parse_duration))]
 OptionalSize = Annotated[int | None, BeforeValidator(optional(parse_size))]

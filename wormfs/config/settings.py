@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from wormfs.config.base import BackendSettings, Model
-from wormfs.config.fields import AbsolutePath, Duration, FrozenMapping, nearest, one_of
+from wormfs.config.fields import AbsolutePath, Duration, FrozenMapping, LongEnough, nearest, one_of
 from wormfs.config.local import LocalSettings
 from wormfs.errors import SettingsError
 
@@ -34,6 +34,8 @@ class Settings(Model):
     state_directory: AbsolutePath = DEFAULT_STATE_DIRECTORY
     stop_timeout_s: Duration = 30.0
     """How long a stop waits for open files and commits."""
+    hang_timeout_s: LongEnough = 30.0
+    """How long a worker may be deaf before it is killed and started again."""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(one_of(*LOG_LEVELS))
     ] = "info"

@@ -45,6 +45,8 @@ class Commands:
         match message.get("request"):
             case "status":
                 return await self._status()
+            case "reload":
+                return await self._supervisor.reload("wormfs reload")
             case "stop":
                 return await self._stop(message)
             case other:

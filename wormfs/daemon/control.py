@@ -3,6 +3,7 @@
 ``state_directory/control.sock`` (0600), one JSON object per line, one reply per request::
 
     {"request": "status"}                                   → {"ok": true, ...}
+    {"request": "reload"}
     {"request": "stop", "mode": "lazy", "timeout_s": 30}
     {"backend": "exams", "request": {"op": ...}, "timeout_s": 10}
                                                             → {"ok": false, "error": "why"}

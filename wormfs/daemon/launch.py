@@ -12,12 +12,11 @@ from typing import NoReturn
 
 import trio
 
-from wormfs.config import Settings
-from wormfs.daemon import logs
+from wormfs.daemon import logs, mounts
 from wormfs.daemon.notify import Notifier
 from wormfs.daemon.refusal import CannotStart
 from wormfs.daemon.state import LOG_NAME, StateDirectory
-from wormfs.daemon.supervisor import Ending, Supervisor
+from wormfs.daemon.supervisor import Ending, Plan, Supervisor
 from wormfs.errors import WormfsError
 
 log = logging.getLogger(__name__)
@@ -38,20 +37,20 @@ class Started:
     """Backends that are not mounted yet, with the reason; the daemon goes on trying."""
 
 
-def run_here(settings: Settings, report: Report) -> Ending:
+def run_here(plan: Plan, report: Report) -> Ending:
     """Be the daemon until it is stopped. ``report`` is told once which backends did not come up.
 
     Raises CannotStart.
     """
-    state = StateDirectory.lock(settings.state_directory)
+    state = StateDirectory.lock(plan.settings.state_directory)
     try:
-        logs.set_up(logs.SUPERVISOR, settings.log_level)
-        return _supervise(settings, state, report)
+        logs.set_up(logs.SUPERVISOR, plan.settings.log_level)
+        return _supervise(plan, state, report)
     finally:
         state.close()
 
 
-def run_in_background(settings: Settings) -> Started:
+def run_in_background(plan: Plan) -> Started:
     """Start the daemon in a process of its own and wait until every backend is mounted or its time is over.
 
     Its log goes to ``wormfs.log`` in the state directory. Must be called while this process has no threads.
@@ -60,17 +59,17 @@ def run_in_background(settings: Settings) -> Started:
     pid = os.fork()
     if pid == 0:
         os.close(here)
-        _be_background(settings, there)
+        _be_background(plan, there)
     os.close(there)
     with open(here, encoding="utf-8") as reports:
         line = reports.readline()
     if not line:
-        return Started(pid, refused=f"it ended at once; see {settings.state_directory / LOG_NAME}")
+        return Started(pid, refused=f"it ended at once; see {plan.settings.state_directory / LOG_NAME}")
     report = json.loads(line)
     return Started(pid, refused=report["refused"], missing=report["missing"])
 
 
-def _be_background(settings: Settings, report_fd: int) -> NoReturn:
+def _be_background(plan: Plan, report_fd: int) -> NoReturn:
     """The child: never returns to the caller's code, whatever happens."""
     status: int = Ending.FORCED
     told = False
@@ -83,11 +82,12 @@ def _be_background(settings: Settings, report_fd: int) -> NoReturn:
             os.close(report_fd)
 
     try:
-        os.setsid()
-        state = StateDirectory.lock(settings.state_directory)
+        if not mounts.is_automount(os.path.realpath(plan.settings.mountpoint)):
+            os.setsid()
+        state = StateDirectory.lock(plan.settings.state_directory)
         _redirect(os.path.join(state.path, LOG_NAME))
-        logs.set_up(logs.SUPERVISOR, settings.log_level)
-        status = _supervise(settings, state, tell)
+        logs.set_up(logs.SUPERVISOR, plan.settings.log_level)
+        status = _supervise(plan, state, tell)
         tell({}, refused="it was stopped while it started")
     except (CannotStart, WormfsError, OSError) as error:
         log.error("%s", error)
@@ -108,8 +108,8 @@ def _redirect(log_path: str) -> None:
     os.close(null_fd)
 
 
-def _supervise(settings: Settings, state: StateDirectory, report: Report) -> Ending:
+def _supervise(plan: Plan, state: StateDirectory, report: Report) -> Ending:
     # Standing in a directory below the mountpoint would keep it busy for ever.
     os.chdir("/")
-    supervisor = Supervisor(settings, state, Notifier.from_environment())
+    supervisor = Supervisor(plan, state, Notifier.from_environment())
     return trio.run(partial(supervisor.run, report))

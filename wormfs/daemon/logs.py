@@ -42,5 +42,10 @@ def set_up(backend: str, level: str) -> None:
     handler.setFormatter(LineFormatter(backend, SystemClock() if in_a_file else None))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """From now on, say this and what is worse; a level name of ``logging``, in any case."""
+    logging.getLogger().setLevel(level.upper())

@@ -22,6 +22,8 @@ from wormfs.daemon.refusal import CannotStart
 from wormfs.fuse.mounting import SUBTYPE, Mount, mounts, unmount
 
 KIND = f"fuse.{SUBTYPE}"
+AUTOMOUNT = "autofs"
+"""Waits for its first visitor and for us to mount over it (x-systemd.automount in fstab)."""
 ROOT_SOURCE = "wormfs"
 
 _MOUNTPOINT_MODE = 0o555
@@ -54,6 +56,12 @@ def top_mount(path: str) -> Mount | None:
         if mount.mountpoint == path:
             found = mount
     return found
+
+
+def is_automount(path: str) -> bool:
+    """Whether an automount at ``path`` waits to be mounted over. Looks nothing up."""
+    top = top_mount(path)
+    return top is not None and top.kind == AUTOMOUNT
 
 
 def probe(path: str) -> Liveness:
@@ -91,7 +99,7 @@ def clear_stale(mountpoint: str) -> list[str]:
 
 def _next_stale(mountpoint: str) -> Mount | None:
     top = top_mount(mountpoint)
-    if top is not None:
+    if top is not None and top.kind != AUTOMOUNT:
         if top.kind != KIND:
             raise CannotStart(
                 f"{mountpoint} is in use: {top.source} ({top.kind}) is mounted there;"
@@ -132,17 +140,22 @@ def prepare_mountpoint(mountpoint: str) -> None:
         )
 
 
-def detach(path: str, source: str, *, device: str | None = None) -> bool:
+def detach(path: str, source: str | None, *, device: str | None = None) -> bool:
     """Lazily unmount what is seen at ``path`` if it is ours; says whether it was.
 
     Args:
-        source: the mount's source as in /proc/mounts.
+        source: the mount's source as in /proc/mounts; ``None``: whichever.
         device: ``major:minor`` of one particular mount; a newer one at the same place is left alone.
     """
     detached = False
     for _ in range(_MAX_STACKED):
         top = top_mount(path)
-        if top is None or top.kind != KIND or top.source != source or device not in (None, top.device):
+        if (
+            top is None
+            or top.kind != KIND
+            or source not in (None, top.source)
+            or device not in (None, top.device)
+        ):
             break
         with suppress(OSError):  # somebody else was faster: the next look tells
             unmount(path, lazy=True)

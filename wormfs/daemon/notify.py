@@ -6,9 +6,15 @@ import logging
 import os
 import socket
 
+from wormfs.clock import monotonic
+
 log = logging.getLogger(__name__)
 
 _VARIABLE = "NOTIFY_SOCKET"
+_WATCHDOG_TIME = "WATCHDOG_USEC"
+_WATCHDOG_PROCESS = "WATCHDOG_PID"
+_BEATS = 4
+"""How often the watchdog is told within its time: one that comes late, or is lost, is no death."""
 
 
 class Notifier:
@@ -18,13 +24,19 @@ class Notifier:
     never stop the file system.
     """
 
-    def __init__(self, address: str | None):
+    def __init__(self, address: str | None, watchdog_s: float | None = None):
+        """``watchdog_s``: how long the service manager waits for ``alive`` before it kills us, in seconds."""
         self._address = address
+        self.beat_s = watchdog_s / _BEATS if watchdog_s is not None else None
+        """How often ``alive`` has to be said, in seconds; ``None``: nobody waits for it."""
 
     @classmethod
     def from_environment(cls) -> Notifier:
-        """Takes the variable out of the environment: workers must not speak for the supervisor."""
-        return cls(os.environ.pop(_VARIABLE, None))
+        """Takes the variables out of the environment: workers must not speak for the supervisor."""
+        watchdog_us = os.environ.pop(_WATCHDOG_TIME, "")
+        meant = os.environ.pop(_WATCHDOG_PROCESS, "") in ("", str(os.getpid()))
+        watched = meant and watchdog_us.isdecimal() and int(watchdog_us) > 0
+        return cls(os.environ.pop(_VARIABLE, None), int(watchdog_us) / 1e6 if watched else None)
 
     def ready(self, status: str) -> None:
         """READY=1 with a line for ``systemctl status``."""
@@ -33,6 +45,14 @@ class Notifier:
     def status(self, status: str) -> None:
         """One line for ``systemctl status``."""
         self._send(f"STATUS={_line(status)}")
+
+    def reloading(self, status: str) -> None:
+        """RELOADING=1: until the next READY=1 the settings are being taken over."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic() * 1e6)}\nSTATUS={_line(status)}")
+
+    def alive(self) -> None:
+        """WATCHDOG=1: the event loop turns, and nothing hangs that cannot be cured from here."""
+        self._send("WATCHDOG=1")
 
     def stopping(self, status: str) -> None:
         """STOPPING=1: what follows is an orderly end."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wormfs.config import BackendSettings
+from wormfs.daemon.messages import Message
 
 _LENGTH = struct.Struct("!I")
 
@@ -33,6 +34,22 @@ class Orders:
     instance_id: str
     log_level: str
     stop_timeout_s: float
+
+
+CHANGE = "orders.change"
+"""The request that brings a running worker ``changeable`` orders."""
+
+
+def changeable(orders: Orders) -> Message:
+    """What a running worker takes over, as a request to it."""
+    return {"op": CHANGE, "log_level": orders.log_level, "stop_timeout_s": orders.stop_timeout_s}
+
+
+def changed(orders: Orders, request: Message) -> Orders:
+    """The orders of a worker after such a request."""
+    return replace(
+        orders, log_level=str(request["log_level"]), stop_timeout_s=float(request["stop_timeout_s"])
+    )
 
 
 def encode(orders: Orders) -> bytes:

@@ -27,7 +27,7 @@ from wormfs.daemon import logs, mounts, stacks, verifying
 from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer
 from wormfs.daemon.messages import Message, ProtocolError
-from wormfs.daemon.orders import Orders, receive
+from wormfs.daemon.orders import CHANGE, Orders, changed, receive
 from wormfs.daemon.recordrequests import RecordRequests, clock_to_message
 from wormfs.daemon.spoolrequests import SpoolRequests
 from wormfs.daemon.workers import space_to_message
@@ -132,6 +132,12 @@ class Worker:
                 }
             case "stop":
                 self._stop("the supervisor says so", float(request.get("timeout_s", 0)))
+                return {}
+            case "ping":
+                return {}
+            case str(name) if name == CHANGE:
+                self._orders = changed(self._orders, request)
+                logs.set_level(self._orders.log_level)
                 return {}
             case str(name) if name.startswith("spool."):
                 if self._requests is None:
@@ -400,8 +406,9 @@ def main() -> int:
     if orders is None:
         return 0
     logs.set_up(orders.backend, orders.log_level)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # a service may not even ask
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         trio.run(_run, orders, channel_socket)
     except Exception:

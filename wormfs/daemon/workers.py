@@ -33,10 +33,17 @@ _LAST_WORDS_S = 1.0
 _STOP_ANSWER_S = 2.0
 _KILL_GRACE_S = 5.0
 """Beyond the time that the worker itself was given to stop."""
+_PINGS = 4
+"""Unanswered in a row: it hangs. Counted and not timed: after a while in which this very process did not run,
+an answer may still lie in the socket."""
+_FIRST_PINGS = 16
+"""Before its first answer: a machine that is busy takes long to load a program."""
+_DEATH_S = 10.0
+"""After SIGKILL. A process that waits for a dead disk does not even die."""
 
 
 class WorkerState(enum.Enum):
-    """How a backend is doing. ``HUNG`` is only found by asking."""
+    """How a backend is doing."""
 
     STARTING = "starting"
     READY = "ready"
@@ -47,6 +54,7 @@ class WorkerState(enum.Enum):
     DOWN = "down"
     """The worker died and will be restarted."""
     HUNG = "hung"
+    """It does not answer; it is killed after a while."""
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -54,8 +62,20 @@ class WorkerState(enum.Enum):
 class BackendWorker:
     """Starts the worker of one backend, again and again, until told to stop."""
 
-    def __init__(self, its_orders: Orders, changed: Callable[[], None]):
-        """``changed`` is called after every change of ``state``, ``reason`` or ``space``."""
+    def __init__(
+        self,
+        its_orders: Orders,
+        changed: Callable[[], None],
+        *,
+        hang_timeout_s: float,
+        own_session: bool = True,
+    ):
+        """
+        Args:
+            changed: called after every change of ``state``, ``reason`` or ``space``.
+            hang_timeout_s: how long the worker may be deaf before it is killed.
+            own_session: whether the worker leaves the supervisor's process group.
+        """
         self.name = its_orders.backend
         self.state = WorkerState.STARTING
         self.reason = ""
@@ -67,6 +87,11 @@ class BackendWorker:
         """Entries that the worker left for the next start when it was stopped."""
         self.detached = trio.Event()
         """Told to stop, and its mount is gone from the tree."""
+        self.hang_timeout_s = hang_timeout_s
+        self.incurable = False
+        """The worker hangs, and SIGKILL has not ended it."""
+        self._own_session = own_session
+        self._hung = False
         self._orders = its_orders
         self._changed = changed
         self._process: trio.Process | None = None
@@ -136,6 +161,14 @@ class BackendWorker:
             raise NoAnswer("its worker is not running")
         return await self._channel.request(request, timeout_s=timeout_s)
 
+    def order(self, its_orders: Orders) -> None:
+        """New orders for the same backend: the next process gets them whole, the running one what it can
+        take over while it runs."""
+        self._orders = its_orders
+        if self._channel is not None:
+            with suppress(NoAnswer):  # it hangs or is ending: the next one is told
+                self._channel.send({"request": orders.changeable(its_orders)})
+
     # -- one process
 
     async def _run_once(self) -> str:
@@ -148,7 +181,7 @@ class BackendWorker:
                 stdout=sys.stderr.fileno(),
                 pass_fds=[theirs.fileno()],
                 # Ctrl-C at the terminal is for the supervisor, which then stops the workers in order.
-                start_new_session=True,
+                start_new_session=self._own_session,
                 cwd="/",
             )
         if self._stop_asked.is_set():
@@ -156,10 +189,12 @@ class BackendWorker:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         self._process, self._channel = process, Channel(stream)
         listened = trio.Event()
+        self._hung = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._talk, self._channel, stream, process)
                 nursery.start_soon(self._listen, self._channel, process, listened)
+                nursery.start_soon(self._watch, self._channel, process)
                 status = await process.wait()
                 with trio.move_on_after(_LAST_WORDS_S):
                     await listened.wait()
@@ -168,7 +203,8 @@ class BackendWorker:
             self._process = None
             await self._channel.aclose()
             self._channel = None
-        return _ending(status, self.reason)
+            self.incurable = False
+        return self.reason if self._hung else _ending(status, self.reason)
 
     async def _talk(self, channel: Channel, stream: trio.SocketStream, process: trio.Process) -> None:
         with suppress(trio.BrokenResourceError):
@@ -184,6 +220,28 @@ class BackendWorker:
             process.kill()
         finally:
             listened.set()
+
+    async def _watch(self, channel: Channel, process: trio.Process) -> None:
+        """Kill a worker whose event loop does not turn any more: the next one can serve."""
+        unanswered, patience = 0, _FIRST_PINGS
+        while unanswered < patience:
+            # A ping and a pause each: after that many without an answer, hang_timeout_s is over.
+            step_s = self.hang_timeout_s / (2 * _PINGS)
+            await trio.sleep(step_s)
+            try:
+                await channel.request({"op": "ping"}, timeout_s=step_s)
+            except NoAnswer:
+                unanswered += 1
+            else:
+                unanswered, patience = 0, _PINGS
+        self._hung = True
+        self._change(WorkerState.HUNG, f"the worker did not answer for {self.hang_timeout_s:g} s; killed")
+        log.error("%s: %s", self.name, self.reason)
+        process.kill()
+        await trio.sleep(_DEATH_S)
+        self.incurable = True
+        self._change(WorkerState.HUNG, "the worker hangs and cannot be killed: it waits for a disk, perhaps")
+        log.error("ALERT: %s: %s; process %d", self.name, self.reason, process.pid)
 
     def _note(self, message: Message) -> None:
         """Take an event of the worker in."""

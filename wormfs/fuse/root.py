@@ -4,13 +4,14 @@ A backend's own mount covers its directory here. When that is gone, what is left
 that answers EIO to everything, so that nothing can be written to the disk below. Only the daemon's own
 processes may look at a placeholder, because they mount over it.
 
-Names are answered with the same inode for ever and never refused: the kernel detaches what is mounted
-on a name that has become invalid. For the same reason names are valid nearly for ever: the backends'
-mounts stay reachable even while the supervisor is dead.
+Names are answered with the same inode for ever and never refused while anything is mounted on them: the
+kernel detaches what is mounted on a name that has become invalid. For the same reason names are valid
+nearly for ever: the backends' mounts stay reachable even while the supervisor is dead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import stat
 from collections.abc import Callable, Sequence
@@ -60,11 +61,33 @@ class RootOperations(pyfuse3.Operations):
         """
         super().__init__()
         self._names = [name.encode() for name in names]
-        self._inodes = {name: InodeT(pyfuse3.ROOT_INODE + 1 + at) for at, name in enumerate(self._names)}
+        self._inodes: dict[bytes, InodeT] = {}
+        for name in self._names:
+            self._number(name)
         self._is_own_process = is_own_process
         self._space = space
         self._state_directory = state_directory
         self._now_ns = now_ns
+
+    # -- other backends
+
+    def add(self, name: str) -> None:
+        """From now on the root shows ``name``, as the last one. For a thread; raises OSError."""
+        if name.encode() not in self._names:
+            self._number(name.encode())
+            self._names = [*self._names, name.encode()]
+            pyfuse3.invalidate_inode(pyfuse3.ROOT_INODE, attr_only=True)
+
+    def remove(self, name: str) -> None:
+        """The root shows ``name`` no more. Nothing is mounted on it. For a thread; raises OSError."""
+        self._names = [other for other in self._names if other != name.encode()]
+        with contextlib.suppress(FileNotFoundError):  # nobody has ever looked it up
+            pyfuse3.invalidate_entry(pyfuse3.ROOT_INODE, name.encode())
+        pyfuse3.invalidate_inode(pyfuse3.ROOT_INODE, attr_only=True)
+
+    def _number(self, name: bytes) -> None:
+        """One inode for a name, for ever: also when it goes and comes back."""
+        self._inodes.setdefault(name, InodeT(pyfuse3.ROOT_INODE + 1 + len(self._inodes)))
 
     # -- what the root shows
 
@@ -74,7 +97,7 @@ class RootOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         self._require_root(parent_inode)
         inode = self._inodes.get(name)
-        if inode is None:
+        if inode is None or name not in self._names:
             raise FUSEError(errno.ENOENT)
         return self._attributes(inode)
 

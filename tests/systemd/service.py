@@ -1,0 +1,96 @@
+"""wormfs installed in a box as systemd/README.md says, its settings, and small questions to it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.box import DISK, REPOSITORY, Box
+
+UNIT = "wormfs.service"
+CONFIG = "/etc/wormfs/config.yaml"
+MOUNT = "/mnt/worm"
+BIN = REPOSITORY / ".venv" / "bin"
+
+_UNITS = REPOSITORY / "systemd"
+# What is too slow for tests in the shipped unit. The rest of it is what is tested.
+_DROP_IN = """
+[Service]
+Environment=PATH={path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+RestartSec=100ms
+"""
+
+
+def install(root: Path) -> None:
+    """Into the root of a box that has not booted yet: what the package and systemd/README.md install."""
+    units = root / "etc/systemd/system"
+    for unit in [*_UNITS.glob("*.service"), *_UNITS.glob("*.timer")]:
+        (units / unit.name).write_bytes(unit.read_bytes())
+        if unit.suffix == ".service":
+            drop_in = units / f"{unit.name}.d" / "path.conf"
+            drop_in.parent.mkdir()
+            text = _DROP_IN.format(path=BIN)
+            drop_in.write_text(text if unit.name == UNIT else text.replace("RestartSec=100ms\n", ""))
+    for kind in ("sysusers", "tmpfiles"):
+        directory = root / f"usr/lib/{kind}.d"
+        (directory / "wormfs.conf").write_bytes((_UNITS / f"{kind}.conf").read_bytes())
+    (root / "usr/sbin/mount.fuse.wormfs").symlink_to(BIN / "mount.fuse.wormfs")
+    (root / "usr/local/bin/wormfs").symlink_to(BIN / "wormfs")
+
+
+class Service:
+    """The installed service in a booted box."""
+
+    def __init__(self, box: Box):
+        self.box = box
+
+    def local(self, name: str, **settings: object) -> dict[str, object]:
+        """The settings of a local backend, whose directory is made as the pages say."""
+        path = f"{DISK}/{name}"
+        self.box.run(f"install -d -o wormfs -g wormfs -m 0777 {path}")
+        return {"type": "local", "path": path, **settings}
+
+    def configure(self, backends: Mapping[str, Mapping[str, object]], **settings: object) -> None:
+        content = {
+            "mountpoint": MOUNT,
+            "stop_timeout": "5s",
+            "hang_timeout": "1s",
+            "backends": {name: dict(backend) for name, backend in backends.items()},
+            **settings,
+        }
+        self.box.write(CONFIG, yaml.safe_dump(content), 0o640, "root:wormfs")
+
+    def status(self) -> dict[str, Any]:
+        """What ``wormfs status --json`` says; empty when no daemon runs."""
+        done = self.box.run(f"{BIN}/wormfs status --json", check=False)
+        found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+        return found
+
+    def backend(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.status().get("backends", {}).get(name, {})
+        return found
+
+    def wait_ready(self, *names: str) -> None:
+        for name in names:
+            self.box.wait_for(
+                lambda name=name: self.backend(name).get("state") == "ready", f"{name} is mounted"
+            )
+
+    def mounted(self) -> list[str]:
+        """What the whole box sees mounted at or below the mountpoint."""
+        lines = self.box.path("/proc/1/mounts").read_text().splitlines()
+        found = [line.split()[1] for line in lines if line.split()[2] == "fuse.wormfs"]
+        return sorted(found)
+
+    def put(self, path: str, text: str, user: str = "www-data") -> None:
+        """Store a file as Moodle does: PHP's copy(), by the web server's user."""
+        code = (
+            f"file_put_contents('/tmp/source', {text!r});"
+            f"exit(copy('/tmp/source', '{path}') ? 0 : 1);"
+        )
+        self.box.run(f"rm -f /tmp/source; php -r {shlex.quote(code)}", user=user)
