@@ -16,7 +16,8 @@ def overview() -> Iterator[str]:
     yield roff.section("name")
     yield f"wormfs \\- {roff.escape(texts.SUMMARY)}"
     yield roff.section("synopsis")
-    yield f"{roff.bold('wormfs')} [{roff.italic('OPTIONS')}] {roff.italic('COMMAND')} [{roff.italic('ARGUMENTS')}]"
+    words = [f"[{roff.italic('OPTIONS')}]", roff.italic("COMMAND"), f"[{roff.italic('ARGUMENTS')}]"]
+    yield " ".join([roff.bold("wormfs"), *words])
     yield roff.section("description")
     for text in texts.DESCRIPTION:
         yield from roff.paragraph(text)
@@ -76,6 +77,29 @@ def command_page(name: str) -> Iterator[str]:
     yield from _references(["wormfs(1)", *texts.SEE_ALSO])
 
 
+def helper_page(helper: click.Command) -> Iterator[str]:
+    """The body of the page of what mount(8) calls."""
+    name = "mount.fuse.wormfs"
+    pieces = list(from_help(helper.help or ""))
+    yield roff.section("name")
+    yield f"{name} \\- mount the backends of wormfs; for mount(8) and fstab"
+    yield roff.section("synopsis")
+    yield from _usage(helper, name)
+    yield roff.section("description")
+    yield from _description(pieces)
+    for text in texts.MOUNTING:
+        yield from roff.paragraph(text)
+    yield roff.section("options")
+    yield from _options(helper, name)
+    yield roff.section("exit status")
+    yield from roff.paragraph(texts.EXIT_STATUS_OF_MOUNT)
+    yield roff.section("examples")
+    for piece in _titled(pieces, "Example, a line of /etc/fstab"):
+        yield from piece.roff()
+    yield roff.section("see also")
+    yield from _references(["fstab(5)", "mount(8)", "wormfs(1)", "wormfs.yaml(5)"])
+
+
 def _context(command: click.Command, path: str) -> click.Context:
     """As if it were called, with what it inherits from the group above it."""
     return click.Context(command, info_name=path, help_option_names=cli.context_settings["help_option_names"])
@@ -104,7 +128,7 @@ def _usage(command: click.Command, path: str) -> Iterator[str]:
 def _description(pieces: Sequence[Piece]) -> Iterator[str]:
     """Everything but what has a section of its own."""
     for piece in pieces:
-        if piece.title in ("Example", "Examples", "Exit status"):
+        if piece.title.startswith(("Example", "Exit status")):
             continue
         if piece.title:
             yield from roff.paragraph(f"{piece.title}:")

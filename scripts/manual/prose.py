@@ -1,4 +1,4 @@
-"""Texts of the program as it shows them (help, comments of the example), cut into pieces for a manual page."""
+"""Texts of the program (help, comments of the example), cut into pieces for a manual page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LITERAL = "\b"
 
 @dataclass(frozen=True)
 class Piece:
-    """A paragraph, or a block whose lines are kept. ``title``: its first line, where that ends with a colon."""
+    """A paragraph, or a block whose lines are kept and whose first line may be a title."""
 
     lines: Sequence[str]
     kept: bool = False

@@ -98,7 +98,8 @@ def test_an_upgrade_loses_neither_the_open_file_nor_those_that_wait(
     assert not host.box.path(f"{STORED}/waiting.zip").exists()
     first = host.box.main_pid("wormfs")
     writer = host.box.start(
-        f"exec 3> {MOUNTED}/open.zip; echo first half >&3; echo open; read line; echo second half >&3; exec 3>&-",
+        f"exec 3> {MOUNTED}/open.zip; echo first half >&3; echo open;"
+        " read line; echo second half >&3; exec 3>&-",
         user="www-data",
     )
     assert writer.stdout is not None and writer.stdout.readline() == "open\n"

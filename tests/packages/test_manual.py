@@ -20,7 +20,7 @@ from wormfs.config.registry import MODELS
 from wormfs.config.retention import RetentionSettings, RuleSettings
 
 # For tests and for libraries only, or said elsewhere.
-UNTOLD_VARIABLES = {"WORMFS_CRASH_POINT"}
+UNTOLD_VARIABLES = {"WORMFS_CRASH_AT"}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,13 @@ def shown(page: Path) -> str:
 
 def test_groff_and_mandoc_find_nothing(pages: Path) -> None:
     found = sorted(pages.iterdir())
-    assert {page.name for page in found} == {
+    expected = {
         "wormfs.1",
         "wormfs.yaml.5",
+        "mount.fuse.wormfs.8",
         *(f"wormfs-{name}.1" for name in COMMANDS),
     }
+    assert {page.name for page in found} == expected
     for page in found:
         assert shown(page)
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", *found], capture_output=True, text=True)
