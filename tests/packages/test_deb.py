@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.packages.conftest import MOUNTED, NEWER, SETTINGS, STORED, Host, Package
 from wormfs import __version__
 
 STATE = "/var/lib/wormfs"
+SECRETS = "/etc/wormfs/credentials"
 
 
 def test_a_first_installation_starts_nothing_and_says_what_to_do(
@@ -15,11 +17,11 @@ def test_a_first_installation_starts_nothing_and_says_what_to_do(
 ) -> None:
     said = host.apt_install(package.file)
     assert f"edit {SETTINGS}" in said
-    found = host.box.run(f"stat -c '%a %U:%G %n' /etc/wormfs {SETTINGS} {STATE} /mnt/worm").stdout
+    found = host.box.run(f"stat -c '%a %U:%G %n' /etc/wormfs {SETTINGS} {SECRETS} /mnt/worm").stdout
     assert found.splitlines() == [
         "750 root:wormfs /etc/wormfs",
         f"640 root:wormfs {SETTINGS}",
-        f"750 wormfs:wormfs {STATE}",
+        f"700 root:root {SECRETS}",
         "555 root:root /mnt/worm",
     ]
     assert host.box.run("getent passwd wormfs").stdout.endswith(":/usr/sbin/nologin\n")
@@ -116,7 +118,8 @@ def test_an_upgrade_loses_neither_the_open_file_nor_those_that_wait(
     assert host.box.path(SETTINGS).read_text() == own
     assert host.read("waiting.zip") == "closed, and in the spool"
     assert host.read("open.zip") == "first half\nsecond half\n"
-    assert host.box.run("wormfs spool list --state quarantined exams --json").stdout.strip() in ("[]", "{}")
+    quarantined = host.box.run("wormfs spool list --state quarantined exams --json").stdout
+    assert json.loads(quarantined) == {"entries": [], "problems": []}
 
 
 def test_an_upgrade_with_wrong_settings_is_installed_and_says_so(

@@ -20,6 +20,7 @@ def test_pipx_installs_the_tree_with_the_pinned_libraries(repository: Path, tmp_
     run("pipx", "install", f"--pip-args=-c {tree}/constraints.txt", f"{tree}[ftp]", **places)
     program = tmp_path / "bin" / "wormfs"
     assert run(program, "--version") == f"wormfs, version {__version__}\n"
+    (tree / "config.example.yaml").chmod(0o640)
     assert run(program, "config", "check", "--config", tree / "config.example.yaml")
     python = tmp_path / "home" / "venvs" / "wormfs" / "bin" / "python"
     listed = (
