@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.support.box import DISK, REPOSITORY, Box
 UNIT = "wormfs.service"
 CONFIG = "/etc/wormfs/config.yaml"
 MOUNT = "/mnt/worm"
+FTP_PORT = 2121
 BIN = REPOSITORY / ".venv" / "bin"
 
 _UNITS = REPOSITORY / "systemd"
@@ -59,7 +61,6 @@ class Service:
         content = {
             "mountpoint": MOUNT,
             "stop_timeout": "5s",
-            "hang_timeout": "1s",
             "backends": {name: dict(backend) for name, backend in backends.items()},
             **settings,
         }
@@ -87,10 +88,49 @@ class Service:
         found = [line.split()[1] for line in lines if line.split()[2] == "fuse.wormfs"]
         return sorted(found)
 
+    def serve_ftp(self, directory: str, password: str) -> None:
+        """An FTP server for the user ``archivist``, a transient unit of the box; listens when this returns."""
+        options = {"root": directory, "user": "archivist", "password": password, "port": FTP_PORT}
+        program = f"{BIN}/python -B {REPOSITORY}/tests/support/pyftpd.py {shlex.quote(json.dumps(options))}"
+        self.box.run(f"mkdir -p {directory}; systemd-run -q --collect --unit=ftpserver {program}")
+        self.box.wait_for(self._answers, "it serves")
+
+    def _answers(self) -> bool:
+        asked = f"exec 3<>/dev/tcp/127.0.0.1/{FTP_PORT}"
+        return self.box.run(f"bash -c {shlex.quote(asked)}", check=False).returncode == 0
+
     def put(self, path: str, text: str, user: str = "www-data") -> None:
         """Store a file as Moodle does: PHP's copy(), by the web server's user."""
-        code = (
-            f"file_put_contents('/tmp/source', {text!r});"
-            f"exit(copy('/tmp/source', '{path}') ? 0 : 1);"
-        )
+        code = f"file_put_contents('/tmp/source', {text!r});exit(copy('/tmp/source', '{path}') ? 0 : 1);"
         self.box.run(f"rm -f /tmp/source; php -r {shlex.quote(code)}", user=user)
+
+
+def processes(service: Service) -> list[int]:
+    """The service's processes, as this machine numbers them."""
+    inside = service.box.run("cat /sys/fs/cgroup/system.slice/wormfs.service/cgroup.procs").stdout.split()
+    assert inside
+    return [service.box.host_pid(int(pid)) for pid in inside]
+
+
+def writer(box: Box, path: str) -> subprocess.Popen[str]:
+    """A program of www-data with a file open that it has begun to write; see ``finish``."""
+    program = f"exec 3> {path}; printf 'first ' >&3; echo begun; read line; printf second >&3"
+    program += "; exec 3>&-; echo done"
+    process = box.start(program, user="www-data")
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    return process
+
+
+def finish(writing: subprocess.Popen[str]) -> None:
+    out, err = writing.communicate("go on\n", timeout=30)
+    assert (out, err) == ("done\n", "")
+
+
+def runtime_drop_in(box: Box, line: str | None) -> None:
+    """Change the unit until it is called with ``None``."""
+    path = f"/run/systemd/system/{UNIT}.d/test.conf"
+    if line is None:
+        box.run(f"rm {path}")
+    else:
+        box.write(path, f"[Service]\n{line}\n")
+    box.run("systemctl daemon-reload")
