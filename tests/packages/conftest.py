@@ -29,6 +29,8 @@ class Package:
     tree: Path
     said: str
     """What the build printed."""
+    lintian: subprocess.Popen[str]
+    """Its verdict, which takes its time."""
 
     def files(self) -> Iterator[Path]:
         return (Path(at, name) for at, _, names in os.walk(self.tree) for name in names)
@@ -49,7 +51,11 @@ def package(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     said = run(repository / "scripts" / "deb", directory / "dist", TMPDIR=str(directory))
     [file] = (directory / "dist").iterdir()
     run("dpkg-deb", "-R", file, directory / "tree")
-    yield Package(file, directory / "tree", said)
+    command = ["lintian", "--allow-root", "--fail-on", "error,warning", "--display-level", ">=warning", file]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True) as lintian:
+        yield Package(file, directory / "tree", said, lintian)
+        lintian.kill()
     # Large, and pytest would keep it for three runs.
     shutil.rmtree(directory)
 
