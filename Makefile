@@ -50,8 +50,8 @@ bench:
 .PHONY: deb
 deb:
 	@scripts/install deb
-	@scripts/deb dist
-	@lintian --fail-on error,warning dist/wormfs_*.deb
+	@package=$$(scripts/deb dist) && echo "$$package" \
+	    && lintian --allow-root --fail-on error,warning --display-level '>=warning' "$$package"
 
 .PHONY: clean
 clean:

@@ -124,6 +124,30 @@ def test_an_upgrade_loses_neither_the_open_file_nor_those_that_wait(
     assert json.loads(quarantined) == {"entries": [], "problems": []}
 
 
+def test_an_upgrade_mounts_again_what_fstab_had_mounted(host: Host, package: Package, newer: Path) -> None:
+    host.install(package.file)
+    host.configure()
+    host.box.write("/etc/fstab", f"{SETTINGS} /mnt/worm fuse.wormfs nofail,allow_other 0 0\n")
+    host.box.run("systemctl daemon-reload && mount -a && mount -a")
+    assert sorted(host.mounts()) == ["/mnt/worm", MOUNTED]
+    host.store("algebra.zip", "an archive")
+    host.install(newer)
+    assert sorted(host.mounts()) == ["/mnt/worm", MOUNTED]
+    assert host.read("algebra.zip") == "an archive"
+    # With an automount, only the next visitor starts it.
+    host.box.run("umount -R /mnt/worm")
+    host.box.write(
+        "/etc/fstab", f"{SETTINGS} /mnt/worm fuse.wormfs nofail,allow_other,x-systemd.automount 0 0\n"
+    )
+    host.box.run("systemctl daemon-reload && systemctl start mnt-worm.automount")
+    assert host.read("algebra.zip") == "an archive"
+    host.install(package.file)
+    assert host.mounts() == [] and host.box.show("mnt-worm.automount", "ActiveState") == "active"
+    assert host.read("algebra.zip") == "an archive"
+    host.remove()
+    assert host.mounts() == []
+
+
 def test_an_upgrade_with_wrong_settings_is_installed_and_says_so(
     host: Host, package: Package, newer: Path
 ) -> None:
