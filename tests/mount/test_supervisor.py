@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -385,7 +386,7 @@ def test_daemon_says_which_backend_did_not_come_up_and_why(daemons: Daemons) -> 
 # -- stopping
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_unmounts_everything(daemons: Daemons, number: signal.Signals) -> None:
     daemon = daemons()
     daemon.write_config({"a": daemon.local("a"), "b": daemon.local("b")})
@@ -395,6 +396,21 @@ def test_a_signal_unmounts_everything(daemons: Daemons, number: signal.Signals) 
     assert processes_of(daemon.base) == []
     assert "Traceback" not in daemon.log_text()
     assert not (daemon.state_directory / "control.sock").exists()
+
+
+def test_a_closed_terminal_ends_the_daemon_that_ran_in_it(daemons: Daemons) -> None:
+    """Elsewhere SIGHUP is a reload (tests/systemd)."""
+    daemon = daemons()
+    program = [sys.executable, "-m", "wormfs", "mount", "--config", str(daemon.config)]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(program[0], program, environment(daemon.base))
+    try:
+        daemon.wait_for(lambda: daemon.is_mounted("archive"), "it is mounted")
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert daemon.mounted() == []
 
 
 def test_ctrl_c_reaches_the_whole_group_and_stops_in_order(daemons: Daemons) -> None:

@@ -269,6 +269,10 @@ class Box:
         for directory in ("etc/systemd/system", "etc/systemd/network", "var/log/journal"):
             shutil.rmtree(root / directory, ignore_errors=True)
             (root / directory).mkdir(parents=True)
+        # As on every Debian: what fstab has with _netdev is mounted at boot.
+        wants = root / "etc/systemd/system/multi-user.target.wants"
+        wants.mkdir()
+        (wants / "remote-fs.target").symlink_to("/lib/systemd/system/remote-fs.target")
         (root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n")
         (root / "etc/fstab").write_text("")
         (root / "etc/hostname").write_text("box\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.box import DISK, Box
-from tests.systemd.service import MOUNT, Service, install
+from tests.systemd.service import MOUNT, Service, install, prepare
 
 _DAEMON = re.compile(r"\bwormfs\0mount\b|\bwormfs\.daemon\.worker\b")
 
@@ -20,7 +20,8 @@ _DAEMON = re.compile(r"\bwormfs\0mount\b|\bwormfs\.daemon\.worker\b")
 def box() -> Iterator[Box]:
     # Not below pytest's own directory: nspawn would show its mode 0700.
     base = Path(tempfile.mkdtemp(prefix="wormfs-box-"))
-    with Box(base, prepare=install) as booted:
+    with Box(base, prepare=prepare) as booted:
+        install(booted)
         yield booted
     shutil.rmtree(base)
 

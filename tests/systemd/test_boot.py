@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.box import DISK, REPOSITORY
-from tests.systemd.service import FTP_PORT, MOUNT, UNIT, Service, finish, writer
+from tests.systemd.service import DATA, FTP_PORT, MOUNT, UNIT, Service, commands_under, finish, writer
 
 _WEB = f"""
 [Service]
@@ -26,8 +26,7 @@ def test_what_waits_in_the_spool_survives_a_reboot_and_is_committed(service: Ser
     }
     box.write("/etc/wormfs/credentials/ftp", "open sesame", 0o600)
     box.write("/etc/systemd/system/apache2.service", _WEB)
-    needs = (REPOSITORY / "systemd/needs-wormfs.conf").read_text()
-    box.write("/etc/systemd/system/apache2.service.d/wormfs.conf", needs)
+    box.run(f"set -e; cd {REPOSITORY}; {commands_under('Programs that use the mount')}")
     service.configure({"exams": service.local("exams"), "far": ftp})
     service.serve_ftp(f"{DISK}/ftp", "open sesame")
     box.run(f"systemctl daemon-reload; systemctl enable -q --now {UNIT}; systemctl enable -q apache2")
@@ -57,15 +56,16 @@ def test_what_waits_in_the_spool_survives_a_reboot_and_is_committed(service: Ser
         box.wait_for(lambda: box.run(f"cat {MOUNT}/far/second").stdout == "first second", "it is read back")
         assert service.backend("far")["spool"]["waiting"] == 0
     finally:
-        box.run("systemctl stop ftpserver; systemctl disable -q apache2")
+        box.run(f"systemctl stop {UNIT}; systemctl stop ftpserver; systemctl disable -q apache2")
 
 
 def test_fstab_mounts_at_boot_and_by_hand(service: Service) -> None:
     box = service.box
     service.configure({"exams": service.local("exams"), "other": service.local("other")})
     mounts = [MOUNT, f"{MOUNT}/exams", f"{MOUNT}/other"]
-    box.write("/etc/fstab", f"/etc/wormfs/config.yaml {MOUNT} fuse.wormfs _netdev,nofail,allow_other 0 0\n")
     try:
+        box.run(f"set -e\n{commands_under('fstab instead')}")
+        box.wait_for(lambda: service.status() == {}, "the daemon ends")
         for _ in range(2):
             box.run("mount -a")
             assert service.mounted() == mounts
@@ -86,9 +86,11 @@ def test_fstab_mounts_at_boot_and_by_hand(service: Service) -> None:
         assert (other.returncode, "names the mountpoint /mnt/worm" in other.stderr) == (32, True)
 
         box.reboot()
+        # nofail: the boot does not wait for it.
+        box.wait_for(lambda: box.show("mnt-worm.mount", "ActiveState") == "active", "it is mounted")
+        assert box.show(UNIT, "ActiveState") == "inactive"
         assert service.mounted() == mounts
         assert box.run(f"cat {MOUNT}/exams/file", user="nobody").stdout == "by hand"
-        assert box.show("mnt-worm.mount", "ActiveState") == "active"
         box.run(f"umount -R {MOUNT}")
     finally:
         box.write("/etc/fstab", "")
@@ -98,10 +100,10 @@ def test_fstab_mounts_at_boot_and_by_hand(service: Service) -> None:
 
 def test_an_automount_mounts_for_its_first_visitor(service: Service) -> None:
     box = service.box
-    service.configure({"exams": service.local("exams"), "down": {"type": "local", "path": f"{DISK}/nothing"}})
+    service.configure({"exams": service.local("exams"), "down": {"type": "local", "path": f"{DATA}/nothing"}})
     options = "_netdev,nofail,allow_other,x-systemd.automount"
     box.write("/etc/fstab", f"/etc/wormfs/config.yaml {MOUNT} fuse.wormfs {options} 0 0\n")
-    box.write(f"{DISK}/exams/file", "found", owner="www-data")
+    box.write(f"{DATA}/exams/file", "found", owner="www-data")
     try:
         box.run("systemctl daemon-reload; systemctl start mnt-worm.automount")
         for _ in range(2):

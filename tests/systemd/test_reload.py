@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.support.box import DISK
-from tests.systemd.service import CONFIG, MOUNT, UNIT, Service, finish, processes, writer
+from tests.systemd.service import CONFIG, DATA, MOUNT, UNIT, Service, finish, processes, writer
 
 
 def test_backends_are_added_removed_and_changed_while_files_are_open(service: Service) -> None:
@@ -30,11 +29,11 @@ def test_backends_are_added_removed_and_changed_while_files_are_open(service: Se
         assert service.mounted() == [MOUNT, *(f"{MOUNT}/{name}" for name in ("changed", "kept", "new"))]
         assert box.run(f"ls {MOUNT}").stdout.split() == ["changed", "kept", "new"]
         finish(on_kept)
-    assert box.path(f"{DISK}/kept/open").read_text() == "first second"
-    assert box.path(f"{DISK}/changed/open").read_text() == "first second"
+    assert box.path(f"{DATA}/kept/open").read_text() == "first second"
+    assert box.path(f"{DATA}/changed/open").read_text() == "first second"
     missing = box.run(f"ls {MOUNT}/gone", check=False)
     assert "No such file or directory" in missing.stderr
-    assert box.path(f"{DISK}/gone/file").read_text() == "gone"
+    assert box.path(f"{DATA}/gone/file").read_text() == "gone"
     after = service.status()
     assert after["pid"] == before["pid"]
     assert after["backends"]["kept"]["pid"] == before["backends"]["kept"]["pid"]
@@ -57,7 +56,7 @@ def test_wrong_settings_fail_the_reload_and_change_nothing(service: Service) -> 
     service.configure(right)
     box.run(f"systemctl start {UNIT}")
     before = processes(service)
-    service.configure({**right, "more": {"type": "local", "path": f"{DISK}/more", "setle": "1s"}})
+    service.configure({**right, "more": {"type": "local", "path": f"{DATA}/more", "setle": "1s"}})
     reloaded = box.run(f"systemctl reload {UNIT}", check=False)
     assert reloaded.returncode != 0
     journal = box.journal(UNIT)
@@ -82,7 +81,7 @@ def test_a_reload_that_brings_a_backend_that_is_down_says_so(service: Service) -
     right = {"exams": service.local("exams")}
     service.configure(right)
     box.run(f"systemctl start {UNIT}")
-    service.configure({**right, "away": {"type": "local", "path": f"{DISK}/away"}})
+    service.configure({**right, "away": {"type": "local", "path": f"{DATA}/away"}})
     reloaded = box.run(f"systemctl reload {UNIT}", check=False)
     assert reloaded.returncode != 0
     assert "wormfs: away is not mounted: " in box.journal(UNIT)
@@ -97,9 +96,14 @@ def test_a_changed_secret_is_a_change(service: Service) -> None:
     service.serve_ftp("/srv/ftp", "right")
     try:
         ftp = {"type": "ftp", "host": "127.0.0.1", "port": 2121, "user": "archivist", "tls": "none"}
-        ftp |= {"insecure": True, "password": {"file": "/etc/wormfs/ftp.password"}}
+        ftp |= {
+            "insecure": True,
+            "timeout": "2s",
+            "commit_timeout": "1s",
+            "password": {"file": "/etc/wormfs/ftp.password"},
+        }
         box.write("/etc/wormfs/ftp.password", "wrong", 0o640, "root:wormfs")
-        service.configure({"exams": service.local("exams"), "ftp": ftp})
+        service.configure({"exams": service.local("exams"), "ftp": ftp}, stop_timeout="1s")
         box.run(f"systemctl start {UNIT}")
         exams = service.backend("exams")["pid"]
         assert service.backend("ftp")["state"] != "ready"
@@ -107,5 +111,14 @@ def test_a_changed_secret_is_a_change(service: Service) -> None:
         box.run(f"systemctl reload {UNIT}")
         assert service.backend("ftp")["state"] == "ready"
         assert service.backend("exams")["pid"] == exams
+
+        # Removed while something waits in its spool: that stays, and everybody is told.
+        with writer(box, f"{MOUNT}/ftp/file") as writing:
+            box.run("systemctl kill -s KILL ftpserver")
+            finish(writing)
+        service.configure({"exams": service.local("exams")}, stop_timeout="1s")
+        box.run(f"systemctl reload {UNIT}")
+        assert "wormfs: ftp: 1 file waits in its spool until it is added again" in box.journal(UNIT)
+        assert box.run("find /var/lib/wormfs/spool/ftp -name '*.data' -size +0").stdout
     finally:
-        box.run("systemctl stop ftpserver; rm -f /etc/wormfs/ftp.password")
+        box.run(f"systemctl stop {UNIT}; systemctl stop ftpserver; rm -f /etc/wormfs/ftp.password")

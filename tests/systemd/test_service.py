@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import DISK
-from tests.systemd.service import BIN, MOUNT, UNIT, Service, finish, processes, runtime_drop_in, writer
+from tests.systemd.service import BIN, DATA, MOUNT, UNIT, Service, finish, processes, runtime_drop_in, writer
 
-CAPABILITIES = "chown,dac_override,fowner,fsetid,linux_immutable,sys_admin,sys_ptrace"
+DAEMON_MAY = "chown,dac_override,fowner,fsetid,linux_immutable,sys_ptrace"
+MOUNTER_MAY = "sys_admin"
 
 
 def test_it_serves_everybody_as_its_own_user(service: Service) -> None:
@@ -25,9 +25,9 @@ def test_it_serves_everybody_as_its_own_user(service: Service) -> None:
 
     box.run(f"mkdir -m 2770 {MOUNT}/exams/job-1", user="www-data")
     service.put(f"{MOUNT}/exams/job-1/backup.mbz", "an exam")
-    found = box.run(f"stat -c '%U:%G %a' {MOUNT}/exams/job-1/backup.mbz {DISK}/exams/job-1/backup.mbz").stdout
+    found = box.run(f"stat -c '%U:%G %a' {MOUNT}/exams/job-1/backup.mbz {DATA}/exams/job-1/backup.mbz").stdout
     assert found == "www-data:www-data 444\n" * 2
-    assert box.run(f"stat -c '%U:%G %a' {DISK}/exams/job-1").stdout == "www-data:www-data 2770\n"
+    assert box.run(f"stat -c '%U:%G %a' {DATA}/exams/job-1").stdout == "www-data:www-data 2770\n"
     refused = box.run(f"echo other > {MOUNT}/exams/job-1/backup.mbz", user="www-data", check=False)
     assert "Permission denied" in refused.stderr
     private = f"umask 077; echo private > {MOUNT}/exams/private"
@@ -39,8 +39,7 @@ def test_it_serves_everybody_as_its_own_user(service: Service) -> None:
         status = Path(f"/proc/{pid}/status").read_text()
         uid = box.run("id -u wormfs").stdout.strip()
         assert re.search(r"^Uid:\t(\d+)\t\1\t\1\t\1$", status, re.MULTILINE)[1] == uid  # type: ignore[index]
-        held = {re.search(rf"^Cap{kind}:\t(\w+)$", status, re.MULTILINE)[1] for kind in ("Prm", "Bnd")}  # type: ignore[index]
-        assert held == {capability_mask(CAPABILITIES)}
+        assert capabilities(pid) == {capability_mask(DAEMON_MAY)}
         assert re.search(r"^Max core file size +0 +0 ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
 
 
@@ -53,8 +52,10 @@ def test_the_mount_is_seen_by_all_and_by_units_with_namespaces_of_their_own(serv
     try:
         box.run(f"systemctl start {UNIT}")
         service.put(f"{MOUNT}/exams/file", "seen")
-        main = box.main_pid(UNIT)
-        assert os.readlink(f"/proc/{main}/ns/mnt") == os.readlink(f"/proc/{box.leader}/ns/mnt")
+        # Because who mounts does so where everybody is, and can do nothing but that.
+        mounter = box.main_pid("wormfs-mounter.service")
+        assert os.readlink(f"/proc/{mounter}/ns/mnt") == os.readlink(f"/proc/{box.leader}/ns/mnt")
+        assert capabilities(mounter) == {capability_mask(MOUNTER_MAY)}
         assert box.run(f"cat {MOUNT}/exams/file", user="nobody").stdout == "seen"
         seen = box.run(
             "systemd-run -q --pipe --wait -p PrivateTmp=yes -p ProtectSystem=strict -p ProtectHome=yes"
@@ -84,7 +85,7 @@ def test_a_stop_lets_open_files_finish(service: Service) -> None:
         assert box.show(UNIT, "ActiveState") == "deactivating"
         finish(writing)
         stopping.communicate(timeout=30)
-    assert (Path(box.path(f"{DISK}/exams/file"))).read_text() == "first second"
+    assert (Path(box.path(f"{DATA}/exams/file"))).read_text() == "first second"
     assert [box.show(UNIT, name) for name in ("ActiveState", "Result")] == ["inactive", "success"]
 
 
@@ -140,7 +141,7 @@ def test_a_worker_that_hangs_is_replaced_and_nobody_else_notices(service: Servic
         service.wait_ready("hangs")
         assert box.run(f"cat {MOUNT}/hangs/file").stdout == "kept"
         finish(writing)
-    assert box.path(f"{DISK}/works/file").read_text() == "first second"
+    assert box.path(f"{DATA}/works/file").read_text() == "first second"
     assert box.main_pid(UNIT) == supervisor
     assert service.backend("works")["pid"] == status["works"]["pid"]
     assert "error wormfs: hangs: the worker did not answer for 2 s; killed" in box.journal(UNIT)
@@ -204,6 +205,18 @@ def test_wrong_settings_are_not_tried_again_and_again(service: Service) -> None:
     assert box.show(UNIT, "ExecMainStatus") == "2"
 
 
+def test_another_mountpoint_and_a_place_that_the_service_does_not_see(service: Service) -> None:
+    box = service.box
+    box.run("install -d -m 0555 /mnt/other; install -d /home/exams")
+    home = {"type": "local", "path": "/home/exams"}
+    service.configure({"exams": service.local("exams"), "home": home}, mountpoint="/mnt/other")
+    box.run(f"systemctl restart {UNIT}")
+    assert service.mounted() == ["/mnt/other", "/mnt/other/exams"]
+    service.put("/mnt/other/exams/file", "elsewhere")
+    assert service.backend("home")["reason"]
+    box.run(f"systemctl stop {UNIT}; rmdir /mnt/other /home/exams")
+
+
 def test_the_timers_do_their_work(service: Service) -> None:
     box = service.box
     service.configure(
@@ -232,6 +245,12 @@ def test_the_timers_do_their_work(service: Service) -> None:
 
 
 # -- help
+
+
+def capabilities(pid: int) -> set[str]:
+    """What a process has and could ever get."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return set(re.findall(r"^Cap(?:Prm|Bnd):\t(\w+)$", status, re.MULTILINE))
 
 
 def capability_mask(names: str) -> str:

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, LazyCommand] = MappingProxyType(
         "manifest": LazyCommand("wormfs.cli.manifest", "manifest", "Print what sha256sum -c takes."),
         "export": LazyCommand("wormfs.cli.export", "export", "Copy files out as a BagIt bag."),
         "config": LazyCommand("wormfs.cli.config", "config", "Check and show the settings."),
+        "mounter": LazyCommand("wormfs.cli.mounter", "mounter", "Mount for a daemon that may not."),
         "completion": LazyCommand(
             "wormfs.cli.completion", "completion", "Print a shell's completion script."
         ),

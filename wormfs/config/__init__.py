@@ -5,7 +5,7 @@ See wormfs/__init__.py for the layers. Knows only of ``errors``. yaml is importe
 
 from wormfs.config.base import BackendSettings
 from wormfs.config.fields import Reserve
-from wormfs.config.load import DEFAULT_PATH, dump, load, parse
+from wormfs.config.load import DEFAULT_PATH, dump, load, load_mountpoint, parse
 from wormfs.config.local import LocalSettings
 from wormfs.config.problems import InvalidSettings, Problem
 from wormfs.config.secret import Secret
@@ -23,5 +23,6 @@ __all__ = [
     "dump",
     "embedded",
     "load",
+    "load_mountpoint",
     "parse",
 ]

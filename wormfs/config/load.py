@@ -29,6 +29,22 @@ _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 M = TypeVar("M", bound=Model)
 
 
+def load_mountpoint(path: str | Path) -> Path:
+    """Only the mountpoint of a settings file, for who may not read the secrets. Blocks.
+
+    Raises InvalidSettings when the file cannot be read, is no YAML, or has no right mountpoint.
+    """
+    document = read_document(_read_text(str(path)), str(path))
+    value = document.value.get("mountpoint") if isinstance(document.value, dict) else None
+    try:
+        if value is not None:
+            return parse_path(value)
+        document.add(("mountpoint",), "is missing; add 'mountpoint: /mnt/worm'", line=1)
+    except ValueError as error:
+        document.add(("mountpoint",), str(error))
+    raise InvalidSettings(document.problems)
+
+
 def load(path: str | Path) -> Settings:
     """The settings in a file. Blocks.
 
@@ -37,16 +53,19 @@ def load(path: str | Path) -> Settings:
     exist only where the daemon runs.
     """
     file = str(path)
+    return parse(_read_text(file), file)
+
+
+def _read_text(file: str) -> str:
     try:
         content = read_private(file)
     except SettingsError as error:
         raise InvalidSettings([Problem(file, None, "", str(error))]) from None
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidSettings([Problem(file, line, "", "not UTF-8 text")]) from None
-    return parse(text, file)
 
 
 def parse(text: str, file: str = "settings") -> Settings:

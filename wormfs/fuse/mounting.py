@@ -1,7 +1,8 @@
 """mount(2) and umount2(2), called directly.
 
-wormfs runs as root or with CAP_SYS_ADMIN and so needs neither the setuid helper fusermount3 nor
-/etc/fuse.conf. Mounting itself also leaves the FUSE handshake to wormfs (see ``handshake``).
+wormfs runs as root or with CAP_SYS_ADMIN, or asks the mounter beside it (``mounterclient``), and so needs
+neither the setuid helper fusermount3 nor /etc/fuse.conf. Mounting itself also leaves the FUSE handshake to
+wormfs (see ``handshake``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from wormfs.fuse import mounterclient
 
 # linux/mount.h
 _MS_NOSUID = 2
@@ -44,11 +47,17 @@ def mount_fuse(mountpoint: str, *, fsname: str) -> int:
     descriptor, so nothing but the kernel's INIT request may be awaited until then.
     Raises OSError.
     """
+    if (mounter := mounterclient.address()) is not None:
+        return mounterclient.mount(mounter, mountpoint, fsname)
+    return mount_here(mountpoint, fsname=fsname, uid=os.geteuid(), gid=os.getegid())
+
+
+def mount_here(mountpoint: str, *, fsname: str, uid: int, gid: int) -> int:
+    """The same by this very process, for a daemon of ``uid`` and ``gid``."""
     fd = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
         options = (
-            f"fd={fd},rootmode={stat.S_IFDIR:o},user_id={os.geteuid()},group_id={os.getegid()},"
-            "default_permissions,allow_other"
+            f"fd={fd},rootmode={stat.S_IFDIR:o},user_id={uid},group_id={gid},default_permissions,allow_other"
         )
         _check(
             _libc.mount(
@@ -68,6 +77,14 @@ def mount_fuse(mountpoint: str, *, fsname: str) -> int:
 
 def raise_read_ahead(mountpoint: str, read_ahead_kb: int) -> None:
     """Let the kernel ask for more at once than its default 128 KiB. A kindness: never fails."""
+    if (mounter := mounterclient.address()) is not None:
+        mounterclient.raise_read_ahead(mounter, mountpoint, read_ahead_kb)
+    else:
+        raise_read_ahead_here(mountpoint, read_ahead_kb)
+
+
+def raise_read_ahead_here(mountpoint: str, read_ahead_kb: int) -> None:
+    """The same by this very process."""
     for mount in mounts():
         if mount.mountpoint == mountpoint:
             try:
@@ -81,6 +98,14 @@ def unmount(mountpoint: str, *, lazy: bool) -> None:
 
     Raises OSError: EBUSY when in use, EINVAL when nothing is mounted there.
     """
+    if (mounter := mounterclient.address()) is not None:
+        mounterclient.unmount(mounter, mountpoint, lazy=lazy)
+    else:
+        unmount_here(mountpoint, lazy=lazy)
+
+
+def unmount_here(mountpoint: str, *, lazy: bool) -> None:
+    """The same by this very process."""
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
     _check(_libc.umount2(os.fsencode(mountpoint), flags), mountpoint)
 

@@ -20,8 +20,8 @@ from wormfs.errors import SettingsError, Unavailable
 
 GOOD = "mountpoint: /mnt/worm\nbackends:\n  exams: {type: local, path: /srv/worm/exams}\n"
 STABLE = [
-    *("mount", "umount", "check", "status", "spool", "stat", "retain", "hold", "expire", "erase", "clock"),
-    *("verify", "manifest", "export", "config", "completion"),
+    *("mount", "umount", "reload", "check", "status", "spool", "stat", "retain", "hold", "expire", "erase"),
+    *("clock", "verify", "manifest", "export", "config", "mounter", "completion"),
 ]
 
 

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import pickle
+import re
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,9 +75,13 @@ def test_notify_to_a_path_and_to_an_abstract_name(tmp_path: Path) -> None:
             notifier = Notifier(variable)
             notifier.ready("two\nlines")
             notifier.status("fine")
+            notifier.alive()
+            notifier.reloading("again")
             notifier.stopping("enough")
-            said = [listening.recv(1000).decode() for _ in range(3)]
-        assert said == ["READY=1\nSTATUS=two lines", "STATUS=fine", "STOPPING=1\nSTATUS=enough"]
+            said = [listening.recv(1000).decode() for _ in range(5)]
+        assert said[:3] == ["READY=1\nSTATUS=two lines", "STATUS=fine", "WATCHDOG=1"]
+        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+\nSTATUS=again", said[3])
+        assert said[4] == "STOPPING=1\nSTATUS=enough"
 
 
 def test_notify_without_a_manager_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +93,27 @@ def test_notify_is_not_inherited_by_workers(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
     Notifier.from_environment()
     assert "NOTIFY_SOCKET" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "beat_s"),
+    [
+        ("60000000", None, 15),
+        ("60000000", "me", 15),
+        ("60000000", "1", None),
+        (None, None, None),
+        ("0", None, None),
+    ],
+)
+def test_the_watchdog_is_fed_four_times_in_its_time_if_it_is_ours(
+    monkeypatch: pytest.MonkeyPatch, usec: str | None, pid: str | None, beat_s: float | None
+) -> None:
+    for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "me" else pid)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert Notifier.from_environment().beat_s == beat_s
+    assert "WATCHDOG_USEC" not in os.environ
 
 
 def test_a_manager_that_is_gone_does_not_stop_the_daemon(
@@ -228,6 +255,22 @@ def test_orders_arrive_whole_and_not_a_byte_more_is_read() -> None:
         assert theirs.recv(10) == b"next"
         ours.close()
         assert orders.receive(theirs) is None
+
+
+def test_a_running_worker_takes_over_what_it_can() -> None:
+    old = orders.Orders(
+        backend="exams",
+        settings=LocalSettings(name="exams", path=Path("/srv/exams")),
+        mountpoint="/mnt/worm/exams",
+        source="wormfs#exams",
+        state_directory="/var/lib/wormfs",
+        spool_directory="/var/lib/wormfs/spool/exams",
+        instance_id="0" * 16,
+        log_level="info",
+        stop_timeout_s=30.0,
+    )
+    new = replace(old, log_level="debug", stop_timeout_s=5.0)
+    assert orders.changed(old, decode(encode(orders.changeable(new)))) == new
 
 
 def test_secrets_can_travel_in_orders() -> None:
