@@ -17,7 +17,7 @@ SERVICE_USER = "wormfs"
 
 
 def is_ours(uid: int) -> bool:
-    """Whether what belongs to ``uid`` is wormfs's own: root's, this process's, or, for root, the service's user's.
+    """Whether ``uid`` is root, this process, or, for root, the user of the service.
 
     Reads the table of users: blocks.
     """

@@ -63,6 +63,13 @@ ENVIRONMENT = (
         "If it is not empty, unforeseen errors are shown with a traceback.",
     ),
     (
+        "WORMFS_MOUNTER",
+        (
+            "The socket of wormfs mounter, which mounts for a daemon that may not. Without it the daemon "
+            "mounts by itself. Set by wormfs.service."
+        ),
+    ),
+    (
         "CREDENTIALS_DIRECTORY",
         (
             "Where secrets of the kind {credential: NAME} are read; set by systemd for a unit with "
@@ -157,7 +164,7 @@ MOUNTING = (
     (
         "Options that are meant for mount(8) and systemd (_netdev, nofail, x-systemd.automount and the "
         "like) are accepted, and so are those that wormfs sets anyway (allow_other, default_permissions, "
-        "nodev, nosuid). Any other option is an error."
+        "nodev, nosuid). Any other is an error, such as ro or noexec."
     ),
 )
 
