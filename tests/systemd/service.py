@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from tests.support.box import DISK, REPOSITORY, Box
+from wormfs.daemon.control import ControlClient
+from wormfs.errors import Unavailable
 
 UNIT = "wormfs.service"
 CONFIG = "/etc/wormfs/config.yaml"
@@ -75,10 +77,12 @@ class Service:
         self.box.write(CONFIG, yaml.safe_dump(content), 0o640, "root:wormfs")
 
     def status(self) -> dict[str, Any]:
-        """What ``wormfs status --json`` says; empty when no daemon runs."""
-        done = self.box.run(f"{BIN}/wormfs status --json", check=False)
-        found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
-        return found
+        """What the daemon answers to ``wormfs status``; empty when none runs."""
+        client = ControlClient(self.box.path("/var/lib/wormfs"))
+        try:
+            return client.request({"request": "status"}, timeout_s=10)
+        except Unavailable:
+            return {}
 
     def backend(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.status().get("backends", {}).get(name, {})
