@@ -10,6 +10,7 @@ help:
 	@echo "make check   the quick part: format, lint, types, layers, unit tests"
 	@echo "make soak    the tests that search at random, for longer"
 	@echo "make bench   speed beside other file systems"
+	@echo "make deb     the Debian package, in ./dist"
 	@echo "make clean   remove what was built (not ./var and not ./mnt)"
 
 # Tests whose servers are children of the test run come in a run of their own: a program with such children may be
@@ -45,6 +46,12 @@ soak:
 bench:
 	@scripts/install test
 	.venv/bin/python -B benchmarks/run.py
+
+.PHONY: deb
+deb:
+	@scripts/install deb
+	@package=$$(scripts/deb dist) && echo "$$package" \
+	    && lintian --allow-root --fail-on error,warning --display-level '>=warning' "$$package"
 
 .PHONY: clean
 clean:

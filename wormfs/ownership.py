@@ -1,14 +1,32 @@
-"""Files that root makes for the daemon's user, to whom the state directory belongs.
+"""Who the daemon's user is, and files that root makes for it.
 
 Commands such as ``wormfs verify`` run as root, beside a daemon that may run as somebody else. What they make
-in the state directory, private as it is, would lock the daemon out of its own files.
+in the state directory, private as it is, would lock the daemon out of its own files. The state directory
+belongs to the daemon's user.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
+
+SERVICE_USER = "wormfs"
+"""As whom wormfs.service runs."""
+
+
+def is_ours(uid: int) -> bool:
+    """Whether ``uid`` is root, this process, or, for root, the user of the service.
+
+    Reads the table of users: blocks.
+    """
+    if uid in (0, os.geteuid()):
+        return True
+    try:
+        return os.geteuid() == 0 and uid == pwd.getpwnam(SERVICE_USER).pw_uid
+    except KeyError:
+        return False
 
 
 def give_to_owner(fd: int, owner: os.stat_result) -> None:

@@ -15,17 +15,8 @@ _HOSTS += ["deb.deb" + "ian.org", "index" + "-url"]
 _THIS_MACHINE = re.compile(r"(?<![\w.$}-])/wor" + r"k/|/opt/py" + "pi")
 _TOP_LEVEL = {
     *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
-    *(
-        "benchmarks",
-        "config.example.yaml",
-        "constraints.txt",
-        "docs",
-        "monitoring",
-        "pyproject.toml",
-        "scripts",
-        "systemd",
-    ),
-    *("tests", "wormfs"),
+    *("benchmarks", "config.example.yaml", "constraints.txt", "debian", "docs", "monitoring", "pyproject.toml"),
+    *("scripts", "systemd", "tests", "wormfs"),
 }
 
 
@@ -85,8 +76,9 @@ def test_every_dependency_is_pinned(repository: Path) -> None:
 
 
 def test_scripts_can_be_executed_and_are_valid_bash(repository: Path) -> None:
-    scripts = [*(repository / "scripts").iterdir(), repository / ".ci" / "run"]
-    for script in scripts:
+    directories = (repository / "scripts", repository / "debian")
+    scripts = [path for directory in directories for path in directory.iterdir() if path.is_file()]
+    for script in [*scripts, repository / ".ci" / "run"]:
         if script.read_bytes().startswith(b"#!/bin/bash"):
             assert script.stat().st_mode & 0o111 == 0o111, script
             assert subprocess.run(["bash", "-n", script], check=False).returncode == 0

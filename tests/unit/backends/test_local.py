@@ -7,6 +7,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import pwd
 import signal
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.drivers import ATTRIBUTES, NOW_NS, LocalStorage, make_record, spooled, store
-from wormfs import durability
+from wormfs import durability, ownership
 from wormfs.backends import registry
 from wormfs.backends.base import Scrubbable
 from wormfs.backends.local import immutable
@@ -187,6 +188,19 @@ def test_a_hidden_directory_of_somebody_else_is_refused(storage: LocalStorage) -
     os.chown(hidden, NOBODY, NOBODY)
     with pytest.raises(SettingsError, match="belongs to uid 65534"):
         backend.start()
+
+
+def test_the_hidden_directory_of_the_services_user_is_taken_by_root(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wormfs verify` by root, beside a service that runs as its own user."""
+    monkeypatch.setattr(ownership, "SERVICE_USER", pwd.getpwuid(NOBODY).pw_name)
+    backend = storage.backend()
+    hidden = storage.root / ".wormfs"
+    hidden.mkdir(0o700)
+    os.chown(hidden, NOBODY, NOBODY)
+    backend.start()
+    assert hidden.stat().st_uid == NOBODY
 
 
 # What is shown

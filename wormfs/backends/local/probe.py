@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 
-from wormfs import durability
+from wormfs import durability, ownership
 from wormfs.backends.base import RESERVED_PREFIX
 from wormfs.backends.local.stored import RECORD_XATTR
 from wormfs.errors import SettingsError
@@ -52,7 +52,7 @@ def opened_hidden(root_fd: int, backend: str, path: str) -> Iterator[int]:
         ) from error
     try:
         status = os.fstat(fd)
-        if status.st_uid not in (0, os.geteuid()):
+        if not ownership.is_ours(status.st_uid):
             raise SettingsError(
                 f"{path}/.wormfs belongs to uid {status.st_uid}, so others can change what wormfs keeps "
                 f"there: chown it to uid {os.geteuid()}",
