@@ -242,7 +242,7 @@ class Remembering(Protocol):
     """
 
     def stat_ready(self, key: Key) -> ObjectInfo | None:
-        """What ``stat`` would answer now without asking the server, else ``None``."""
+        """What ``stat`` would answer now without asking the server, else ``None``. Raises what it raises."""
         ...
 
     def begin_ready(self, key: Key) -> Transfer | None:

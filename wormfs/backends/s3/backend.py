@@ -198,8 +198,14 @@ class S3Backend:
         return self._started().tree.info(key)
 
     def stat_ready(self, key: Key) -> ObjectInfo | None:
-        """Directories of a moment ago: every new file asks for its own."""
-        return None if self._parts is None else self._parts.recent.directory(key)
+        """Directories of a moment ago: every new file asks for its own; and, while many files are made in one,
+        that a name is free."""
+        if self._parts is None:
+            return None
+        recent = self._parts.recent
+        if recent.listed_free(key):
+            raise NotFound("there is no such name", backend=self.name, key=key)
+        return recent.directory(key)
 
     def list(self, key: Key) -> Generator[ObjectInfo, None, None]:
         self.names.check(key)

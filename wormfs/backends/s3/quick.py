@@ -79,20 +79,17 @@ class Quick:
         """PutObject. Blocks. Raises what ``failures.Raised`` holds, and Unavailable."""
         return self._send("PUT", f"/{_quoted(name)}", headers, body, sha256, "PutObject")
 
-    def names(self, prefix: str, at_most: int) -> tuple[list[str], bool]:
-        """The first names below a prefix, and whether there are more. Raises as ``put``."""
-        query = {"encoding-type": "url", "list-type": "2", "max-keys": str(at_most), "prefix": prefix}
-        text = "&".join(f"{name}={urllib.parse.quote(query[name], safe=_UNRESERVED)}" for name in query)
+    def list(self, parameters: Mapping[str, str]) -> ElementTree.Element:
+        """ListObjectsV2; the answer's root, whose names are to be unquoted. Raises as ``put``."""
+        query = {"encoding-type": "url", "list-type": "2", **parameters}
+        text = "&".join(
+            f"{name}={urllib.parse.quote(query[name], safe=_UNRESERVED)}" for name in sorted(query)
+        )
         answer = self._send("GET", f"?{text}", {}, b"", _EMPTY_SHA256, "ListObjectsV2")
         try:
-            fields = [(each.tag.rpartition("}")[2], each.text or "") for each in _parsed(answer.body).iter()]
+            return _parsed(answer.body)
         except ElementTree.ParseError as error:
             raise Unavailable("the answer is not whole") from error
-        truncated = [text for tag, text in fields if tag == "IsTruncated"]
-        if not truncated:
-            raise Unavailable("the answer is not whole (no IsTruncated)")
-        names = [urllib.parse.unquote_plus(text) for tag, text in fields if tag == "Key"]
-        return names, truncated[0] == "true"
 
     def close(self) -> None:
         self._links.close()

@@ -19,6 +19,7 @@ from wormfs import clock
 from wormfs.backends.retry import Patience, retrying
 from wormfs.backends.s3.client import Connection
 from wormfs.backends.s3.failures import PreconditionFailed, Raised, RangeNotSatisfiable, translated
+from wormfs.backends.s3.listings import Listed, Page, page_of
 from wormfs.backends.s3.options import Checksum, ObjectLock, S3Options
 from wormfs.backends.s3.quick import MAX_BODY_BYTES, Answer
 from wormfs.backends.s3.span import Span
@@ -50,6 +51,15 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Parameters of PutObject that are one header each."""
+_QUERY: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Prefix": "prefix",
+        "Delimiter": "delimiter",
+        "MaxKeys": "max-keys",
+        "ContinuationToken": "continuation-token",
+    }
+)
+"""Parameters of ListObjectsV2 as they stand in the address."""
 _IN_HEADERS: Final = frozenset({*_HEADERS, "Metadata"})
 _SLOWEST_BYTES_PER_S = 16 << 10
 """An answer that comes slower than this is treated as one that does not come."""
@@ -68,28 +78,6 @@ class Head:
     storage_class: str | None = None
     locked_until_ns: int | None = None
     held: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One object, version or delete marker in a listing."""
-
-    name: str
-    size_bytes: int = 0
-    etag: str = ""
-    version_id: str | None = None
-    modified_ns: int = 0
-    storage_class: str | None = None
-    delete_marker: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One answer of a listing. ``after``: what the next one begins with; ``None`` at the end."""
-
-    objects: list[Listed]
-    prefixes: list[str]
-    after: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,18 +351,22 @@ class Store:
         after: Mapping[str, str] | None = None, versions: bool = False, key: bytes | None = None,
     ) -> Page:  # fmt: skip
         """One answer of a listing: the latest objects, or all versions and delete markers, newest first."""
-        answer = self.call(
-            "list_object_versions" if versions else "list_objects_v2",
-            key,
-            "list it",
-            Prefix=prefix,
-            Delimiter=delimiter,
-            MaxKeys=at_most or self.options.page_keys,
+        given: dict[str, Any] = {
+            "Prefix": prefix,
+            "Delimiter": delimiter,
+            "MaxKeys": at_most or self.options.page_keys,
             **(after or {}),
-        )
-        prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+        }
         if versions:
+            answer = self.call("list_object_versions", key, "list it", **given)
+            prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
             return Page(_versions(answer), prefixes, _after_versions(answer))
+        quick = self._quick
+        if quick is not None:
+            query = {_QUERY[name]: str(value) for name, value in given.items() if value is not None}
+            return self._quickly(lambda: page_of(quick.list(query)), key, "list it")
+        answer = self.call("list_objects_v2", key, "list it", **given)
+        prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
         objects = [_listed(each) for each in answer.get("Contents", ())]
         token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
         return Page(objects, prefixes, {"ContinuationToken": token} if token else None)
@@ -390,14 +382,6 @@ class Store:
             if page.after is None:
                 return
             after = page.after
-
-    def few(self, prefix: str, at_most: int, key: bytes | None = None) -> tuple[list[str], bool]:
-        """The first names below a prefix as they are now, and whether there are more."""
-        quick = self._quick
-        if quick is not None:
-            return self._quickly(lambda: quick.names(prefix, at_most), key, "list it")
-        page = self.page(prefix, at_most=at_most, key=key)
-        return [each.name for each in page.objects], page.after is not None
 
     def names(self, prefix: str) -> Iterator[Listed]:
         """All latest objects below a prefix."""
