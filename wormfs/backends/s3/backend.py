@@ -137,10 +137,10 @@ class S3Backend:
     def _assembled(self, store: Store) -> _Parts:
         recent = Recent()
         records = Records(store, self.names)
-        tree = Tree(store, self.names, records, recent)
+        senders, fetchers = Beside(_SENDERS), Beside(_FETCHERS)
+        tree = Tree(store, self.names, records, recent, fetchers)
         retaining = Retaining(store, records)
         uploads = Uploads(store, self.names)
-        senders, fetchers = Beside(_SENDERS), Beside(_FETCHERS)
         target = Target(
             store, self.names, tree, records, recent, Claims(store, self.names), uploads, retaining, senders,
             self._usage.add, self.options.exclusive_writer,

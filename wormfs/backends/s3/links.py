@@ -66,7 +66,12 @@ class Links:
     """Connections to one endpoint. Safe from any thread."""
 
     def __init__(
-        self, endpoint: str, trust: ssl.SSLContext | None, connect_timeout_s: float, timeout_s: float, kept: int
+        self,
+        endpoint: str,
+        trust: ssl.SSLContext | None,
+        connect_timeout_s: float,
+        timeout_s: float,
+        kept: int,
     ) -> None:
         """``trust``: for https. ``kept``: how many connections may rest. Nobody is contacted yet."""
         parts = urllib.parse.urlsplit(endpoint)
@@ -81,7 +86,12 @@ class Links:
         """The one used last is used next; with the time since when it rests."""
 
     def exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", into: memoryview | None = None
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        into: memoryview | None = None,
     ) -> Response:
         """One request and its whole answer. Blocks.
 

@@ -25,6 +25,7 @@ from wormfs.backends.s3.quick import MAX_BODY_BYTES, Answer
 from wormfs.backends.s3.span import Span
 from wormfs.errors import AccessDenied, BackendFault, DigestMismatch, NotFound, Unavailable
 from wormfs.model import Record, Retention
+from wormfs.threads import Beside
 
 Result = TypeVar("Result")
 NS = 1_000_000_000
@@ -372,16 +373,20 @@ class Store:
         return Page(objects, prefixes, {"ContinuationToken": token} if token else None)
 
     def pages(
-        self, prefix: str, *, delimiter: str | None = None, versions: bool = False, key: bytes | None = None
-    ) -> Iterator[Page]:
-        """All answers, one after the other."""
-        after: Mapping[str, str] | None = None
-        while True:
-            page = self.page(prefix, delimiter=delimiter, after=after, versions=versions, key=key)
+        self, prefix: str, *, delimiter: str | None = None, versions: bool = False, key: bytes | None = None,
+        ahead: Beside | None = None,
+    ) -> Iterator[Page]:  # fmt: skip
+        """All answers, one after the other. ``ahead``: where the next one is fetched while one is read."""
+
+        def following(after: Mapping[str, str]) -> Page:
+            return self.page(prefix, delimiter=delimiter, after=after, versions=versions, key=key)
+
+        page = self.page(prefix, delimiter=delimiter, versions=versions, key=key)
+        while page.after is not None:
+            coming = None if ahead is None else ahead.start(following, page.after)
             yield page
-            if page.after is None:
-                return
-            after = page.after
+            page = following(page.after) if coming is None else coming.result()
+        yield page
 
     def names(self, prefix: str) -> Iterator[Listed]:
         """All latest objects below a prefix."""

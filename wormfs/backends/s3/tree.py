@@ -29,6 +29,7 @@ from wormfs.errors import (
     NotFound,
 )
 from wormfs.model import ROOT, DirectoryAttributes, Key, Kind, ObjectInfo, Record, parent_of
+from wormfs.threads import Beside
 
 WRITE_BITS = 0o222
 _DIRECTORY_MODE = 0o777
@@ -50,8 +51,11 @@ class Found:
 class Tree:
     """The names of one bucket. Safe from any thread."""
 
-    def __init__(self, store: Store, names: Names, records: Records, recent: Recent) -> None:
+    def __init__(
+        self, store: Store, names: Names, records: Records, recent: Recent, fetchers: Beside
+    ) -> None:
         self._store = store
+        self._fetchers = fetchers
         self._names = names
         self._records = records
         self._recent = recent
@@ -181,7 +185,9 @@ class Tree:
     def list(self, key: Key) -> Generator[ObjectInfo, None, None]:
         """See ``Backend.list``. The first page is fetched at once, so that errors come from here."""
         below = self._names.below(key)
-        pages = self._store.pages(below, delimiter="/", versions=self._store.versioned, key=key)
+        pages = self._store.pages(
+            below, delimiter="/", versions=self._store.versioned, key=key, ahead=self._fetchers
+        )
         first = next(pages)
         if key != ROOT and not first.objects and not first.prefixes and first.after is None:
             if self.file(key) is not None:
