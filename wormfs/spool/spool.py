@@ -281,7 +281,9 @@ class Spool:
         if self._backend.traits.inline:
             return self._backend.begin(key)
         ready = self._remembering.begin_ready(key) if self._remembering is not None else None
-        return ready or await threads.run(self._backend.begin, key, limiter=self._questions)
+        if ready is not None:
+            return ready
+        return await threads.run(self._backend.begin, key, limiter=self._questions)
 
     def write(self, entry: Entry, offset: int, data: bytes) -> int:
         """Put bytes into the spool file. Blocks for a copy into the page cache.

@@ -76,7 +76,7 @@ class _Parts:
     target: Target
     senders: Beside
     fetchers: Beside
-    cache: BlockCache
+    cache: BlockCache[bytearray]
     budget: Budget
 
 
@@ -198,7 +198,7 @@ class S3Backend:
         return self._started().tree.info(key)
 
     def stat_ready(self, key: Key) -> ObjectInfo | None:
-        """Directories of a moment ago: every new file asks for its own; and, while many files are made in one,
+        """Directories of a moment ago, which every new file asks for; and, while many files are made in one,
         that a name is free."""
         if self._parts is None:
             return None

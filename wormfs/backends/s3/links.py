@@ -1,8 +1,8 @@
 """HTTP/1.1 over connections that are kept: one send, one receive, little else.
 
-For many small requests, and for bodies that go where they are wanted without another copy. Answers are parsed by
-httptools (llhttp). Time limits are the kernel's (SO_RCVTIMEO): with Python's own each send and receive would
-first be a poll, and each of these gives the interpreter lock away.
+For many small requests, and for bodies that go where they are wanted without another copy. Answers are
+parsed by httptools (llhttp). Time limits are the kernel's (SO_RCVTIMEO): with Python's own each send and
+receive would first be a poll, and each of these gives the interpreter lock away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import ssl
 import struct
 import threading
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import httptools
 
@@ -62,6 +63,21 @@ class Response:
         self.complete = True
 
 
+@dataclass(frozen=True, slots=True)
+class Into:
+    """Where the body of an answer goes."""
+
+    views: Sequence[memoryview]
+    """One after the other."""
+    filled: Callable[[int], None] = lambda _: None
+    """Told the number of each view as soon as it is full."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much fits."""
+        return sum(map(len, self.views))
+
+
 class Links:
     """Connections to one endpoint. Safe from any thread."""
 
@@ -91,7 +107,7 @@ class Links:
         target: str,
         headers: Mapping[str, str],
         body: bytes = b"",
-        into: memoryview | None = None,
+        into: Into | None = None,
     ) -> Response:
         """One request and its whole answer. Blocks.
 
@@ -178,7 +194,7 @@ class Links:
             if not _readable(link):
                 raise
 
-    def _receive(self, link: socket.socket, into: memoryview | None) -> tuple[Response, bool]:
+    def _receive(self, link: socket.socket, into: Into | None) -> tuple[Response, bool]:
         response = Response()
         parser = httptools.HttpResponseParser(response)
         text = self._head_of_answer(link)
@@ -204,11 +220,7 @@ class Links:
         except (httptools.HttpParserError, ValueError) as error:
             raise ConnectionError("the answer is no HTTP") from error
         if into is not None and response.status < 300:
-            body = response.body
-            if len(body) > len(into):
-                raise ConnectionError("the answer is longer than what was asked")
-            into[: len(body)] = body
-            response.size_bytes = len(body)
+            response.size_bytes = copied(response.body, into)
         return response, reusable
 
     def _head_of_answer(self, link: socket.socket) -> bytes:
@@ -222,18 +234,38 @@ class Links:
                 raise ConnectionError("the answer's head is too long")
         return text
 
-    def _fill(self, link: socket.socket, into: memoryview, first: memoryview, length: int) -> None:
-        if length > len(into) or len(first) > length:
+    def _fill(self, link: socket.socket, into: Into, first: memoryview, length: int) -> None:
+        if length > into.size_bytes or len(first) > length:
             raise ConnectionError("the answer is longer than what was asked")
-        into[: len(first)] = first
-        at = len(first)
         deadline = clock.monotonic() + self._timeout_s + length / _SLOWEST_BYTES_PER_S
-        while at < length:
-            got = link.recv_into(into[at:length])
-            if not got:
-                raise ConnectionError("the answer ended early")
-            at += got
-            _must_be_before(deadline)
+        for number, view in enumerate(into.views):
+            wanted = min(len(view), length)
+            at = min(len(first), wanted)
+            view[:at] = first[:at]
+            first = first[at:]
+            while at < wanted:
+                got = link.recv_into(view[at:wanted])
+                if not got:
+                    raise ConnectionError("the answer ended early")
+                at += got
+                _must_be_before(deadline)
+            length -= wanted
+            if wanted == len(view):
+                into.filled(number)
+
+
+def copied(body: bytes, into: Into) -> int:
+    """Put a body that is in memory already; its size. Raises ConnectionError when it does not fit."""
+    if len(body) > into.size_bytes:
+        raise ConnectionError("the answer is longer than what was asked")
+    rest = memoryview(body)
+    for number, view in enumerate(into.views):
+        part = rest[: len(view)]
+        view[: len(part)] = part
+        rest = rest[len(part) :]
+        if len(part) == len(view):
+            into.filled(number)
+    return len(body)
 
 
 def _must_be_before(deadline: float) -> None:

@@ -13,7 +13,6 @@ import ssl
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import botocore.auth
@@ -22,7 +21,7 @@ import botocore.httpsession
 import botocore.utils
 from botocore.exceptions import ClientError
 
-from wormfs.backends.s3.links import Links
+from wormfs.backends.s3.links import Into, Links, Response
 from wormfs.backends.s3.options import Addressing, S3Options
 from wormfs.errors import Unavailable
 
@@ -30,14 +29,6 @@ MAX_BODY_BYTES = 1 << 20
 """Larger bodies ask for leave first (Expect: 100-continue), which boto3 does."""
 _EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _UNRESERVED = "-._~"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A request that the store has done."""
-
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class _Signer(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
@@ -75,9 +66,15 @@ class Quick:
             and not botocore.utils.get_environ_proxies(options.endpoint)
         )
 
-    def put(self, name: str, body: bytes, headers: Mapping[str, str], sha256: str) -> Answer:
+    def put(self, name: str, body: bytes, headers: Mapping[str, str], sha256: str) -> Response:
         """PutObject. Blocks. Raises what ``failures.Raised`` holds, and Unavailable."""
         return self._send("PUT", f"/{_quoted(name)}", headers, body, sha256, "PutObject")
+
+    def get(self, name: str, headers: Mapping[str, str], version_id: str | None, into: Into) -> int:
+        """GetObject; how many bytes came, all of them in ``into``. Raises as ``put``."""
+        query = "" if version_id is None else f"?versionId={urllib.parse.quote(version_id, safe=_UNRESERVED)}"
+        target = f"/{_quoted(name)}{query}"
+        return self._send("GET", target, headers, b"", _EMPTY_SHA256, "GetObject", into).size_bytes
 
     def list(self, parameters: Mapping[str, str]) -> ElementTree.Element:
         """ListObjectsV2; the answer's root, whose names are to be unquoted. Raises as ``put``."""
@@ -95,16 +92,17 @@ class Quick:
         self._links.close()
 
     def _send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, sha256: str, operation: str
-    ) -> Answer:
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, sha256: str, operation: str,
+        into: Into | None = None,
+    ) -> Response:  # fmt: skip
         path = f"/{_quoted(self._bucket)}{target}"
         request = botocore.awsrequest.AWSRequest(method, self._endpoint + path, headers=dict(headers))
         request.context["sha256"] = sha256
         _Signer(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
-        response = self._links.exchange(method, path, {"Host": self._host, **request.headers}, body)
+        response = self._links.exchange(method, path, {"Host": self._host, **request.headers}, body, into)
         if response.status >= 300:
             raise ClientError(_error(response.status, response.body), operation)
-        return Answer(response.headers, response.body)
+        return response
 
 
 def _trust(options: S3Options) -> ssl.SSLContext | None:

@@ -113,7 +113,7 @@ class Recent:
                 self._misses.popitem(last=False)
 
     def begin_look(self, parent: Key) -> Look | None:
-        """A listing of a directory is worth its price now: whoever gets this makes it, and calls ``end_look``.
+        """A listing of a directory is worth its price now: who gets this makes it, and calls ``end_look``.
 
         ``None``: few names were asked for, the directory is large, or somebody is listing it.
         """

@@ -19,9 +19,10 @@ from wormfs import clock
 from wormfs.backends.retry import Patience, retrying
 from wormfs.backends.s3.client import Connection
 from wormfs.backends.s3.failures import PreconditionFailed, Raised, RangeNotSatisfiable, translated
+from wormfs.backends.s3.links import Into, Response, copied
 from wormfs.backends.s3.listings import Listed, Page, page_of
 from wormfs.backends.s3.options import Checksum, ObjectLock, S3Options
-from wormfs.backends.s3.quick import MAX_BODY_BYTES, Answer
+from wormfs.backends.s3.quick import MAX_BODY_BYTES
 from wormfs.backends.s3.span import Span
 from wormfs.errors import AccessDenied, BackendFault, DigestMismatch, NotFound, Unavailable
 from wormfs.model import Record, Retention
@@ -30,6 +31,7 @@ from wormfs.threads import Beside
 Result = TypeVar("Result")
 NS = 1_000_000_000
 _READ_CHUNK_BYTES = 256 << 10
+_READ_AT_ONCE_BYTES = 64 << 20
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "head_object": ("ContentLength", "ETag", "LastModified"),
@@ -133,17 +135,16 @@ class Store:
 
     def _quickly(self, action: Callable[[], Result], key: bytes | None, doing: str) -> Result:
         """A request that does not go through boto3; otherwise as ``call``."""
+        return self.patiently(lambda: self._quickly_once(action, key, doing))
 
-        def once() -> Result:
-            try:
-                return action()
-            except Raised as error:
-                raise translated(error, self.backend, key, doing) from error
-            except Unavailable as error:
-                error.backend, error.key = self.backend, key
-                raise
-
-        return self.patiently(once)
+    def _quickly_once(self, action: Callable[[], Result], key: bytes | None, doing: str) -> Result:
+        try:
+            return action()
+        except Raised as error:
+            raise translated(error, self.backend, key, doing) from error
+        except Unavailable as error:
+            error.backend, error.key = self.backend, key
+            raise
 
     # Objects
 
@@ -171,11 +172,42 @@ class Store:
         if size <= 0:
             return b""
         try:
+            if self._quick is not None and size <= _READ_AT_ONCE_BYTES:
+                buffer = bytearray(size)
+                into = Into([memoryview(buffer)])
+                got = self.patiently(lambda: self._read_quickly(name, key, start, into, version))
+                return bytes(memoryview(buffer)[:got])
             return self.patiently(lambda: self._read_once(name, key, start, size, version))
         except RangeNotSatisfiable:
             return b""
         except PreconditionFailed as error:
             raise NotFound("it was replaced meanwhile", backend=self.backend, key=key) from error
+
+    def read_into(self, name: str, key: bytes | None, start: int, into: Into, version: str) -> None:
+        """Fill ``into`` from ``start`` on, by one request, once. Raises as ``read``, and BackendFault when
+        there is less."""
+        try:
+            if self._quick is not None:
+                got = self._read_quickly(name, key, start, into, version)
+            else:
+                got = copied(self._read_once(name, key, start, into.size_bytes, version), into)
+        except PreconditionFailed as error:
+            raise NotFound("it was replaced meanwhile", backend=self.backend, key=key) from error
+        except RangeNotSatisfiable:
+            got = 0
+        if got != into.size_bytes:
+            raise BackendFault("the store has fewer bytes than it said", backend=self.backend, key=key)
+
+    def _read_quickly(self, name: str, key: bytes | None, start: int, into: Into, version: str | None) -> int:
+        quick = self._quick
+        assert quick is not None
+        pinned = _pinned(version)
+        headers = {"Range": f"bytes={start}-{start + into.size_bytes - 1}"}
+        if "IfMatch" in pinned:
+            headers["If-Match"] = pinned["IfMatch"]
+        return self._quickly_once(
+            lambda: quick.get(name, headers, pinned.get("VersionId"), into), key, "read it"
+        )
 
     def _read_once(self, name: str, key: bytes | None, start: int, size: int, version: str | None) -> bytes:
         pinned = _pinned(version)
@@ -259,7 +291,7 @@ class Store:
         headers |= {header: given[field] for field, header in _HEADERS.items() if field in given}
         digest = sha256 or hashlib.sha256(content).hexdigest()
 
-        def put() -> Answer:
+        def put() -> Response:
             answer = quick.put(name, content, headers, digest)
             if "etag" not in answer.headers:
                 raise Unavailable("the answer is not whole (no ETag)")
