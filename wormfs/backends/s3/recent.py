@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from wormfs import clock
-from wormfs.model import Key, Kind, ObjectInfo, parent_of
+from wormfs.model import ROOT, Key, Kind, ObjectInfo, parent_of
 
 _KEPT = 4096
 _MOMENT_S = 1.0
@@ -84,6 +84,8 @@ class Recent:
 
     def listed_free(self, key: Key) -> bool:
         """Whether a listing of its directory showed a moment ago that the name was free."""
+        if key == ROOT:
+            return False  # it has no directory that could be listed
         with self._lock:
             look = self._looks.get(parent_of(key))
             return look is not None and look.frees(key, self._monotonic())
