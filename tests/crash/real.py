@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash.archive import visible
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, processes_of
 from wormfs.backends import registry
 from wormfs.model import Key
 
@@ -200,6 +201,16 @@ def worker_pids(daemon: Daemon) -> list[int]:
     # A child belongs to the thread that started it.
     children = [path.read_text().split() for path in tasks.glob("*/children")]
     return [int(pid) for pids in children for pid in pids]
+
+
+def kill_family(daemon: Daemon) -> None:
+    """The supervisor and its workers, as when the machine's power goes but its page cache stays."""
+    for pid in processes_of(daemon.base):
+        os.kill(pid, signal.SIGKILL)
+    assert daemon.process is not None
+    daemon.process.wait(20)
+    daemon.process = None
+    wait_until(lambda: not processes_of(daemon.base))
 
 
 def wait_until(condition: object, timeout_s: float = 30.0) -> None:

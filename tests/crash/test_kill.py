@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.crash.real import examine, wait_settled, wait_until, worker_pids, writers
-from tests.support.daemon import Daemon, daemons, processes_of
+from tests.crash.real import examine, kill_family, wait_settled, wait_until, worker_pids, writers
+from tests.support.daemon import Daemon, daemons
 from wormfs import durability
 
 __all__ = ["daemons"]
@@ -28,16 +28,6 @@ fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 os.write(fd, b"half of it")
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-def kill_family(daemon: Daemon) -> None:
-    """The supervisor and its workers, as when the machine's power goes but its page cache stays."""
-    for pid in processes_of(daemon.base):
-        os.kill(pid, signal.SIGKILL)
-    assert daemon.process is not None
-    daemon.process.wait(20)
-    daemon.process = None
-    wait_until(lambda: not processes_of(daemon.base))
 
 
 @pytest.mark.parametrize("count", [1, 3])

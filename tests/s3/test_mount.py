@@ -22,11 +22,12 @@ import botocore.exceptions
 import pytest
 
 from tests.conformance.storages_s3 import S3Storage
-from tests.crash.real import Logged, wait_settled, wait_until, worker_pids, writers
+from tests.crash.real import Logged, kill_family, wait_settled, wait_until, worker_pids, writers
 from tests.mount.conftest import Detached
 from tests.support import s3servers
 from tests.support.daemon import Daemon, daemons
 from tests.support.tools import as_www_data
+from wormfs import durability
 from wormfs.model import Key
 
 __all__ = ["daemons"]
@@ -163,6 +164,30 @@ def examine(storage: S3Storage, daemon: Daemon, logged: Logged) -> None:
         assert record is not None and record.sha256 == logged.tried[key]
     backend.close()
     assert storage.uploads() == []
+
+
+_STEPS = [step for step in durability.STEPS if step.startswith("spool.") and "quarantine" not in step]
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_kill_at_every_durable_step(step: str, daemons: Callable[..., Daemon], plain: S3Storage) -> None:
+    """As for a local directory; requests to the store are cut off in test_steps."""
+    daemon = daemons()
+    # Only what does not become a record at once needs a durable promise that it will.
+    settle = "50ms" if step == "spool.sealed-synced" else "0s"
+    daemon.write_config({"archive": settings_of(plain, settle=settle)})
+    daemon.start(wait=True, **{durability.CRASH_VARIABLE: f"{step}:1"})
+    first = worker_pids(daemon)
+    with writers(daemon.mountpoint / "archive", daemon.base / "logs") as load:
+        load.start(1, "first")
+        load.wait()
+        wait_until(lambda: not set(first) & set(worker_pids(daemon)))
+        kill_family(daemon)
+        daemon.start()
+        load.start(2, "after", limit=5)
+        load.wait()
+        examine(plain, daemon, load.logged())
+    assert daemon.stop() == 0
 
 
 _VICTIMS = ["worker", "server", *(["server, SIGKILL"] if os.environ.get("WORMFS_SOAK") else [])]

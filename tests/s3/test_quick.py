@@ -18,7 +18,7 @@ from wormfs.backends.s3.failures import PreconditionFailed
 from wormfs.backends.s3.options import Addressing, S3Options
 from wormfs.backends.s3.quick import MAX_BODY_BYTES, Quick
 from wormfs.backends.s3.sharedlook import SharedLook
-from wormfs.errors import AccessDenied, NotFound
+from wormfs.errors import AccessDenied, AlreadyExists, NotFound
 from wormfs.model import DirectoryAttributes, Key
 
 SMALL = b"an archive\n" * 100
@@ -42,6 +42,57 @@ def test_a_small_file_costs_three_requests(plain: S3Storage) -> None:
     assert free.startswith("GET ") and "prefix=" in free
     assert put.startswith("PUT ") and put.endswith("/d/2")
     assert claims.startswith("GET ") and "claim%2F" in claims
+
+
+def ask(backend: S3Backend, key: Key) -> None:
+    """As the kernel does before it creates."""
+    with pytest.raises(NotFound):
+        if backend.stat_ready(key) is None:
+            backend.stat(key)
+
+
+def test_of_many_small_files_each_costs_less_than_three_requests(plain: S3Storage) -> None:
+    host, port = plain.endpoint.removeprefix("http://").split(":")
+    with HttpFaults((host, int(port))) as faults:
+        backend = plain.backend(endpoint=faults.endpoint, page_keys=1000)
+        backend.start()
+        backend.make_directory(Key(b"d"), DirectoryAttributes())
+        faults.seen.clear()
+        keys = [Key(b"d/%d" % number) for number in range(40)]
+        for key in keys:
+            ask(backend, key)
+            record = make_record(SMALL)
+            with spooled(plain, SMALL) as file:
+                transfer = backend.begin_ready(key)
+                assert transfer is not None
+                transfer.publish(file, record)
+            assert backend.stat_ready(key) is None, "ours is not free, whatever was listed before"
+            assert backend.stat(key).size_bytes == len(SMALL)
+        questions = [line for line in faults.seen if "list-type" in line and "claim" not in line]
+        assert faults.count("PUT") == len(keys)
+        # One listing in a second answers for all; the first few are asked for one by one.
+        assert len(questions) < len(keys) / 2, questions
+        backend.close()
+    assert all(plain.plain(key) == SMALL for key in keys)
+
+
+def test_a_name_that_was_listed_free_and_is_taken_stays_as_it_is(
+    plain: S3Storage, backend: S3Backend
+) -> None:
+    backend._started().store.options = plain.options(page_keys=1000)
+    backend.make_directory(Key(b"d"), DirectoryAttributes())
+    for number in range(8):
+        ask(backend, Key(b"d/%d" % number))
+    key = Key(b"d/exam.zip")
+    ask(backend, key)
+    transfer = backend.begin_ready(key)
+    assert transfer is not None
+    plain.place_foreign(key, b"of another host")
+    with spooled(plain, SMALL) as file, pytest.raises(AlreadyExists):
+        transfer.publish(file, make_record(SMALL))
+    assert plain.plain(key) == b"of another host"
+    ours = backend.stat(key)
+    assert ours.size_bytes == len(b"of another host")
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -28,6 +28,22 @@ from botocore.config import Config
 ACCESS_KEY = "wormfs-tests"
 SECRET_KEY = "not-a-secret-0123456789"
 REGION = "us-east-1"
+_MOTO = """
+import io, sys, threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+
+moto, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def one_by_one(environ, start_response):
+    # A request that does not come whole holds up nobody.
+    environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+    with turn:
+        return [b"".join(moto(environ, start_response))]
+
+run_simple("127.0.0.1", int(sys.argv[1]), one_by_one, threaded=True)
+"""
+"""moto's server, whose look for a name and whose storing are two steps: of those that race, two may win."""
 _PATIENCE_S = 60.0
 _PORTS = range(12_000, 32_000)
 _PR_SET_PDEATHSIG = 1
@@ -133,7 +149,7 @@ def moto() -> S3Server:
     """moto's server, shared by all tests of this process."""
     directory = Path(tempfile.mkdtemp(prefix="wormfs-moto-"))
     (port,) = free_ports(1)
-    command = [_program("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _MOTO, str(port)]
     server = S3Server(command, directory, port)
     atexit.register(server.remove)
     server.start()

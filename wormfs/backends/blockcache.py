@@ -8,18 +8,21 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Generic, TypeVar
 
 BLOCK_BYTES = 1 << 20
 
+Block = TypeVar("Block", bytes, bytearray)
 
-class BlockCache:
+
+class BlockCache(Generic[Block]):
     """The blocks used last, up to a number of bytes. Safe from any thread; never blocks for long."""
 
     def __init__(self, limit_bytes: int):
         """``limit_bytes``: what all blocks together may take."""
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
-        self._blocks: OrderedDict[tuple[Hashable, int], bytes] = OrderedDict()
+        self._blocks: OrderedDict[tuple[Hashable, int], Block] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -27,7 +30,7 @@ class BlockCache:
         """What the blocks take now."""
         return self._held_bytes
 
-    def get(self, file: Hashable, index: int) -> bytes | None:
+    def get(self, file: Hashable, index: int) -> Block | None:
         """Block ``index`` of ``file``, if it is still here."""
         with self._lock:
             block = self._blocks.get((file, index))
@@ -35,8 +38,9 @@ class BlockCache:
                 self._blocks.move_to_end((file, index))
             return block
 
-    def put(self, file: Hashable, index: int, block: bytes) -> None:
-        """Keep a block; those used longest ago go. One larger than the limit is not kept."""
+    def put(self, file: Hashable, index: int, block: Block) -> None:
+        """Keep a block, which nobody changes from now on; those used longest ago go. One larger than
+        the limit is not kept."""
         with self._lock:
             self._forget((file, index))
             if len(block) > self._limit_bytes:

@@ -16,7 +16,7 @@ from wormfs.backends.s3.failures import _CODES, _STATUSES, PreconditionFailed, t
 from wormfs.backends.s3.names import Names, number_of, numbered
 from wormfs.backends.s3.recent import Recent
 from wormfs.errors import AccessDenied, BackendFault, InvalidName, NameTooLong, SettingsError, Unavailable
-from wormfs.model import FileAttributes, Key, Kind, ObjectInfo, Record, Retention
+from wormfs.model import ROOT, FileAttributes, Key, Kind, ObjectInfo, Record, Retention
 
 RECORD = Record(
     entry_id="3f" * 16,
@@ -158,3 +158,58 @@ def test_a_moment_passes() -> None:
     assert not recent.holds(file)
     now[0] = 1.5
     assert not recent.absent(Key(b"gone"))
+
+
+def test_a_look_at_a_directory_frees_only_what_nobody_has_touched_since() -> None:
+    now = [0.0]
+    recent = Recent(lambda: now[0])
+    parent, free, taken = Key(b"d"), Key(b"d/free"), Key(b"d/taken")
+    for _ in range(3):
+        recent.looked_up(parent, absent=True)
+        assert recent.begin_look(parent) is None, "few are not worth it"
+    recent.looked_up(parent, absent=True)
+    look = recent.begin_look(parent)
+    assert look is not None
+    assert not recent.absent(free), "under way, it shows nothing"
+    for _ in range(9):
+        recent.looked_up(parent, absent=True)
+    assert recent.begin_look(parent) is None, "one at a time"
+    ours = Key(b"d/ours")
+    recent.forget(ours)  # published while the listing was under way
+    recent.end_look(look, {taken})
+    assert recent.listed_free(free) and recent.absent(free)
+    assert not recent.absent(taken)
+    assert not recent.absent(ours)
+    assert not recent.absent(Key(b"free")), "another directory"
+    for _ in range(4):
+        recent.looked_up(ROOT, absent=True)
+    top = recent.begin_look(ROOT)
+    assert top is not None
+    recent.end_look(top, {parent})
+    assert recent.absent(Key(b"free"))
+    assert not recent.absent(ROOT), "which is no name in itself"
+    recent.forget(free)
+    assert not recent.absent(free)
+    now[0] = 1.01
+    assert not recent.absent(Key(b"d/other")), "a moment has passed"
+
+
+def test_a_large_directory_is_not_looked_at_again() -> None:
+    now = [0.0]
+    recent = Recent(lambda: now[0])
+    for moment in (0.0, 5.0):
+        now[0] = moment
+        for _ in range(5):
+            recent.looked_up(Key(b"d"), absent=True)
+        look = recent.begin_look(Key(b"d"))
+        assert (look is not None) == (moment == 0.0)
+        recent.is_large(Key(b"d"))
+
+
+def test_misses_spread_over_time_are_few() -> None:
+    now = [0.0]
+    recent = Recent(lambda: now[0])
+    for _ in range(20):
+        now[0] += 0.4
+        recent.looked_up(Key(b"d"), absent=True)
+        assert recent.begin_look(Key(b"d")) is None

@@ -258,7 +258,7 @@ class FtpBackend:
         """As ``open``; every byte comes from the server now, and none of it pushes out what others read."""
         return self._open(info, BlockCache(_SCRUB_BYTES))
 
-    def _open(self, info: ObjectInfo, cache: BlockCache) -> FtpReader:
+    def _open(self, info: ObjectInfo, cache: BlockCache[bytes]) -> FtpReader:
         path = self._names.checked(info.key)
         now = self.ask(info.key, lambda server: self._stat(server, info.key, path))
         if now.kind is Kind.DIRECTORY:

@@ -43,7 +43,7 @@ class Source:
 
     name: str
     pool: Pool
-    cache: BlockCache
+    cache: BlockCache[bytes]
     patience: Patience
 
 

@@ -37,6 +37,7 @@ from wormfs.errors import (
     WormfsError,
 )
 from wormfs.model import (
+    ROOT,
     CheckResult,
     DirectoryAttributes,
     Finding,
@@ -75,7 +76,7 @@ class _Parts:
     target: Target
     senders: Beside
     fetchers: Beside
-    cache: BlockCache
+    cache: BlockCache[bytearray]
     budget: Budget
 
 
@@ -136,10 +137,10 @@ class S3Backend:
     def _assembled(self, store: Store) -> _Parts:
         recent = Recent()
         records = Records(store, self.names)
-        tree = Tree(store, self.names, records, recent)
+        senders, fetchers = Beside(_SENDERS), Beside(_FETCHERS)
+        tree = Tree(store, self.names, records, recent, fetchers)
         retaining = Retaining(store, records)
         uploads = Uploads(store, self.names)
-        senders, fetchers = Beside(_SENDERS), Beside(_FETCHERS)
         target = Target(
             store, self.names, tree, records, recent, Claims(store, self.names), uploads, retaining, senders,
             self._usage.add, self.options.exclusive_writer,
@@ -196,6 +197,16 @@ class S3Backend:
         self.names.check(key)
         return self._started().tree.info(key)
 
+    def stat_ready(self, key: Key) -> ObjectInfo | None:
+        """Directories of a moment ago, which every new file asks for; and, while many files are made in one,
+        that a name is free."""
+        if self._parts is None:
+            return None
+        recent = self._parts.recent
+        if recent.listed_free(key):
+            raise NotFound("there is no such name", backend=self.name, key=key)
+        return recent.directory(key)
+
     def list(self, key: Key) -> Generator[ObjectInfo, None, None]:
         self.names.check(key)
         return self._started().tree.list(key)
@@ -230,6 +241,18 @@ class S3Backend:
         parts.tree.must_be_directory(parent_of(key))
         if not parts.recent.absent(key) and parts.tree.taken(key):
             raise AlreadyExists("the name is taken", backend=self.name, key=key)
+        return self._transfer(parts, key)
+
+    def begin_ready(self, key: Key) -> S3Transfer | None:
+        """Where the kernel has just looked for the name, and for its directory."""
+        self.names.check(key)
+        parts = self._started()
+        parent = parent_of(key)
+        if parts.recent.absent(key) and (parent == ROOT or parts.recent.directory(parent) is not None):
+            return self._transfer(parts, key)
+        return None
+
+    def _transfer(self, parts: _Parts, key: Key) -> S3Transfer:
         if self._usage.full:
             raise OutOfSpace("the configured capacity is used up", backend=self.name, key=key)
         return S3Transfer(parts.target, key)

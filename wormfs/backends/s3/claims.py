@@ -43,8 +43,8 @@ class Claims:
 
     def _all(self) -> list[str] | None:
         """``None``: too many for one answer."""
-        found, more = self._store.few(f"{self._names.hidden}claim/", self._store.options.page_keys)
-        return None if more else found
+        page = self._store.page(f"{self._names.hidden}claim/")
+        return [each.name for each in page.objects] if page.after is None else None
 
     def take(self, key: Key, entry: str, upload_id: str) -> Claim:
         """Hold the claim for ``key``. Raises Unavailable while somebody else seems to be at work on it."""

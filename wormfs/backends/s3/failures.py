@@ -5,6 +5,7 @@ Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -104,6 +105,8 @@ _STATUSES: Final[Mapping[int, tuple[type[WormfsError], str]]] = MappingProxyType
 
 _RAISED: Final[tuple[tuple[type[Exception], type[WormfsError], str], ...]] = (
     (boto.SSLError, errors.Unavailable, "TLS failed: is `ca_file` right, is it the right host?"),
+    (ssl.SSLError, errors.Unavailable, "TLS failed: is `ca_file` right, is it the right host?"),
+    (TimeoutError, errors.Unavailable, "no answer in time"),
     (
         boto.NoCredentialsError,
         errors.AccessDenied,

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterator
 
 from wormfs.backends.s3 import metadata
+from wormfs.backends.s3.listings import Listed
 from wormfs.backends.s3.names import HIDDEN, Names
 from wormfs.backends.s3.records import key_in
-from wormfs.backends.s3.store import Listed, Store
+from wormfs.backends.s3.store import Store
 from wormfs.errors import BackendFault, NotFound, Unsupported
 from wormfs.model import Finding, FindingKind, Key
 

@@ -1,4 +1,4 @@
-"""Small requests without botocore's layers, which cost several times what the request itself does.
+"""Frequent requests without botocore's layers, which cost several times what the request itself does.
 
 Only where an address is the whole story: an endpoint is given, path style, no proxy. Everything else goes
 through boto3. Signing is botocore's own; the body's SHA-256 is known already and not counted again.
@@ -9,20 +9,19 @@ Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html and A
 from __future__ import annotations
 
 import contextlib
+import ssl
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import botocore.auth
 import botocore.awsrequest
 import botocore.httpsession
 import botocore.utils
-import urllib3
 from botocore.exceptions import ClientError
 
-from wormfs import clock
+from wormfs.backends.s3.links import Into, Links, Response
 from wormfs.backends.s3.options import Addressing, S3Options
 from wormfs.errors import Unavailable
 
@@ -30,15 +29,6 @@ MAX_BODY_BYTES = 1 << 20
 """Larger bodies ask for leave first (Expect: 100-continue), which boto3 does."""
 _EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _UNRESERVED = "-._~"
-_CHUNK_BYTES = 256 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A request that the store has done."""
-
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class _Signer(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
@@ -56,14 +46,13 @@ class Quick:
         self._bucket = options.bucket
         self._credentials = credentials
         self._region = region
-        self._timeout_s = options.timeout_s
-        self._pool = urllib3.connection_from_url(
+        self._host = urllib.parse.urlsplit(self._endpoint).netloc.rpartition("@")[2]
+        self._links = Links(
             self._endpoint,
-            maxsize=2 * options.connections + 16,
-            block=False,
-            timeout=urllib3.Timeout(connect=connect_timeout_s, read=options.timeout_s),
-            retries=False,
-            **_trust(options),
+            _trust(options),
+            connect_timeout_s,
+            options.timeout_s,
+            kept=2 * options.connections + 16,
         )
 
     @staticmethod
@@ -77,68 +66,55 @@ class Quick:
             and not botocore.utils.get_environ_proxies(options.endpoint)
         )
 
-    def put(self, name: str, body: bytes, headers: Mapping[str, str], sha256: str) -> Answer:
+    def put(self, name: str, body: bytes, headers: Mapping[str, str], sha256: str) -> Response:
         """PutObject. Blocks. Raises what ``failures.Raised`` holds, and Unavailable."""
         return self._send("PUT", f"/{_quoted(name)}", headers, body, sha256, "PutObject")
 
-    def names(self, prefix: str, at_most: int) -> tuple[list[str], bool]:
-        """The first names below a prefix, and whether there are more. Raises as ``put``."""
-        query = {"encoding-type": "url", "list-type": "2", "max-keys": str(at_most), "prefix": prefix}
-        text = "&".join(f"{name}={urllib.parse.quote(query[name], safe=_UNRESERVED)}" for name in query)
+    def get(self, name: str, headers: Mapping[str, str], version_id: str | None, into: Into) -> int:
+        """GetObject; how many bytes came, all of them in ``into``. Raises as ``put``."""
+        query = "" if version_id is None else f"?versionId={urllib.parse.quote(version_id, safe=_UNRESERVED)}"
+        target = f"/{_quoted(name)}{query}"
+        return self._send("GET", target, headers, b"", _EMPTY_SHA256, "GetObject", into).size_bytes
+
+    def list(self, parameters: Mapping[str, str]) -> ElementTree.Element:
+        """ListObjectsV2; the answer's root, whose names are to be unquoted. Raises as ``put``."""
+        query = {"encoding-type": "url", "list-type": "2", **parameters}
+        text = "&".join(
+            f"{name}={urllib.parse.quote(query[name], safe=_UNRESERVED)}" for name in sorted(query)
+        )
         answer = self._send("GET", f"?{text}", {}, b"", _EMPTY_SHA256, "ListObjectsV2")
         try:
-            fields = [(each.tag.rpartition("}")[2], each.text or "") for each in _parsed(answer.body).iter()]
+            return _parsed(answer.body)
         except ElementTree.ParseError as error:
             raise Unavailable("the answer is not whole") from error
-        truncated = [text for tag, text in fields if tag == "IsTruncated"]
-        if not truncated:
-            raise Unavailable("the answer is not whole (no IsTruncated)")
-        names = [urllib.parse.unquote_plus(text) for tag, text in fields if tag == "Key"]
-        return names, truncated[0] == "true"
 
     def close(self) -> None:
-        self._pool.close()
+        self._links.close()
 
     def _send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, sha256: str, operation: str
-    ) -> Answer:
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, sha256: str, operation: str,
+        into: Into | None = None,
+    ) -> Response:  # fmt: skip
         path = f"/{_quoted(self._bucket)}{target}"
         request = botocore.awsrequest.AWSRequest(method, self._endpoint + path, headers=dict(headers))
         request.context["sha256"] = sha256
         _Signer(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
-        response = self._pool.urlopen(
-            method, path, body=body, headers=dict(request.headers), redirect=False, preload_content=False
-        )
-        content = self._whole(response)
+        response = self._links.exchange(method, path, {"Host": self._host, **request.headers}, body, into)
         if response.status >= 300:
-            raise ClientError(_error(response.status, content), operation)
-        return Answer(response.headers, content)
-
-    def _whole(self, response: urllib3.BaseHTTPResponse) -> bytes:
-        deadline = clock.monotonic() + self._timeout_s
-        parts = []
-        try:
-            while part := response.read1(_CHUNK_BYTES):
-                parts.append(part)
-                if clock.monotonic() > deadline:
-                    raise Unavailable("the answer comes too slowly")
-        except BaseException:
-            response.close()
-            raise
-        response.release_conn()
-        return b"".join(parts)
+            raise ClientError(_error(response.status, response.body), operation)
+        return response
 
 
-def _trust(options: S3Options) -> dict[str, Any]:
+def _trust(options: S3Options) -> ssl.SSLContext | None:
     """How the server's certificate is verified: as boto3 does."""
     if not (options.endpoint or "").startswith("https:"):
-        return {}
+        return None
     if options.insecure:
-        return {"cert_reqs": "CERT_NONE", "assert_hostname": False}
-    return {
-        "cert_reqs": "CERT_REQUIRED",
-        "ca_certs": options.ca_file or botocore.httpsession.get_cert_path(True),
-    }
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    return ssl.create_default_context(cafile=options.ca_file or botocore.httpsession.get_cert_path(True))
 
 
 def _quoted(name: str) -> str:

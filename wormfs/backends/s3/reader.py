@@ -7,15 +7,18 @@ nothing else. Blocks that were read stay in a cache that all files of the backen
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import threading
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 
 from wormfs.backends.blockcache import BLOCK_BYTES, BlockCache
+from wormfs.backends.s3.links import Into
 from wormfs.backends.s3.store import Store
 from wormfs.errors import WormfsError
 from wormfs.model import Key
 from wormfs.threads import Beside
+
+log = logging.getLogger(__name__)
 
 _STRETCH_BLOCKS = 8
 """One request's worth when the window is open."""
@@ -49,7 +52,7 @@ class S3Reader:
     """A ``Reader`` over one version of one object."""
 
     def __init__(
-        self, store: Store, pool: Beside, cache: BlockCache, budget: Budget, key: Key, name: str,
+        self, store: Store, pool: Beside, cache: BlockCache[bytearray], budget: Budget, key: Key, name: str,
         version: str, size_bytes: int,
     ) -> None:  # fmt: skip
         self._store = store
@@ -62,7 +65,8 @@ class S3Reader:
         self._size = size_bytes
         self._lock = threading.Lock()
         self._coming: dict[int, Future[None]] = {}
-        """Block → the request that brings it."""
+        """Block → done when it is in the cache, or is not going to be."""
+        self._closed = False
         self._expected = 0
         self._window = 0
         """Blocks fetched in advance; 0 for a reader that jumps."""
@@ -102,12 +106,10 @@ class S3Reader:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Requests under way come to their end alone; nobody waits for them."""
+        """Requests under way come to their end alone, and those that have not begun do not begin."""
         with self._lock:
-            coming, self._coming = list(self._coming.values()), {}
+            self._closed = True
             self._window = 0
-        for request in coming:
-            request.cancel()
 
     @property
     def _file(self) -> tuple[str, str]:
@@ -150,26 +152,42 @@ class S3Reader:
                     length += 1
                 if not self._budget.take(length * BLOCK_BYTES):
                     return
-                request = self._pool.start(self._fetch, index, length)
-                for number in range(index, index + length):
-                    self._coming[number] = request
-                # Also when it is cancelled before it begins.
-                request.add_done_callback(lambda _, size=length: self._budget.give_back(size * BLOCK_BYTES))  # type: ignore[misc]
+                asked: dict[int, Future[None]] = {number: Future() for number in range(index, index + length)}
+                self._coming |= asked
+                self._pool.start(self._fetch, asked)
                 index += length
 
-    def _fetch(self, first: int, length: int) -> None:
+    def _fetch(self, coming: dict[int, Future[None]]) -> None:
+        """One request for blocks in a row; each can be used as soon as it has come."""
         try:
-            start = first * BLOCK_BYTES
-            size = min(length * BLOCK_BYTES, self._size - start)
-            content = memoryview(self._store.read(self._name, self._key, start, size, self._version))
-            for number in range(length):
-                block = content[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]
-                if block:
-                    self._cache.put(self._file, first + number, bytes(block))
+            if not self._closed:
+                self._fetch_now(coming)
+        except WormfsError as error:
+            # What failed in advance is asked for again when somebody wants it.
+            log.debug("%s: fetching ahead: %s", self._store.backend, error)
         finally:
-            with self._lock:
-                for number in range(first, first + length):
-                    self._coming.pop(number, None)
+            for number in list(coming):
+                self._arrived(coming, number)
+
+    def _fetch_now(self, coming: dict[int, Future[None]]) -> None:
+        first = min(coming)
+        start = first * BLOCK_BYTES
+        size = min(len(coming) * BLOCK_BYTES, self._size - start)
+        # Each block of its own: one that stays in the cache must not hold its neighbours' memory.
+        blocks = [bytearray(min(BLOCK_BYTES, size - at)) for at in range(0, size, BLOCK_BYTES)]
+
+        def filled(number: int) -> None:
+            self._cache.put(self._file, first + number, blocks[number])
+            self._arrived(coming, first + number)
+
+        into = Into([memoryview(block) for block in blocks], filled)
+        self._store.read_into(self._name, self._key, start, into, self._version)
+
+    def _arrived(self, coming: dict[int, Future[None]], number: int) -> None:
+        with self._lock:
+            self._coming.pop(number, None)
+        self._budget.give_back(BLOCK_BYTES)
+        coming.pop(number).set_result(None)
 
     def _part(self, index: int, offset: int, end: int) -> bytes:
         """What the read wants of one block, from the cache, from a request under way, or fetched now."""
@@ -178,9 +196,7 @@ class S3Reader:
             with self._lock:
                 request = self._coming.get(index)
             if request is not None:
-                # What failed in advance is asked for again, now that somebody wants it.
-                with contextlib.suppress(WormfsError, CancelledError):
-                    request.result()
+                request.result()
                 block = self._cache.get(self._file, index)
         if block is None:
             start = max(offset, index * BLOCK_BYTES)
@@ -189,6 +205,6 @@ class S3Reader:
         return _cut(block, index, offset, end)
 
 
-def _cut(block: bytes, index: int, offset: int, end: int) -> bytes:
+def _cut(block: bytearray, index: int, offset: int, end: int) -> bytes:
     start = index * BLOCK_BYTES
-    return block[max(0, offset - start) : end - start]
+    return bytes(memoryview(block)[max(0, offset - start) : end - start])

@@ -19,15 +19,19 @@ from wormfs import clock
 from wormfs.backends.retry import Patience, retrying
 from wormfs.backends.s3.client import Connection
 from wormfs.backends.s3.failures import PreconditionFailed, Raised, RangeNotSatisfiable, translated
+from wormfs.backends.s3.links import Into, Response, copied
+from wormfs.backends.s3.listings import Listed, Page, page_of
 from wormfs.backends.s3.options import Checksum, ObjectLock, S3Options
-from wormfs.backends.s3.quick import MAX_BODY_BYTES, Answer
+from wormfs.backends.s3.quick import MAX_BODY_BYTES
 from wormfs.backends.s3.span import Span
 from wormfs.errors import AccessDenied, BackendFault, DigestMismatch, NotFound, Unavailable
 from wormfs.model import Record, Retention
+from wormfs.threads import Beside
 
 Result = TypeVar("Result")
 NS = 1_000_000_000
 _READ_CHUNK_BYTES = 256 << 10
+_READ_AT_ONCE_BYTES = 64 << 20
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "head_object": ("ContentLength", "ETag", "LastModified"),
@@ -50,6 +54,15 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Parameters of PutObject that are one header each."""
+_QUERY: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Prefix": "prefix",
+        "Delimiter": "delimiter",
+        "MaxKeys": "max-keys",
+        "ContinuationToken": "continuation-token",
+    }
+)
+"""Parameters of ListObjectsV2 as they stand in the address."""
 _IN_HEADERS: Final = frozenset({*_HEADERS, "Metadata"})
 _SLOWEST_BYTES_PER_S = 16 << 10
 """An answer that comes slower than this is treated as one that does not come."""
@@ -68,28 +81,6 @@ class Head:
     storage_class: str | None = None
     locked_until_ns: int | None = None
     held: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One object, version or delete marker in a listing."""
-
-    name: str
-    size_bytes: int = 0
-    etag: str = ""
-    version_id: str | None = None
-    modified_ns: int = 0
-    storage_class: str | None = None
-    delete_marker: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One answer of a listing. ``after``: what the next one begins with; ``None`` at the end."""
-
-    objects: list[Listed]
-    prefixes: list[str]
-    after: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +135,16 @@ class Store:
 
     def _quickly(self, action: Callable[[], Result], key: bytes | None, doing: str) -> Result:
         """A request that does not go through boto3; otherwise as ``call``."""
+        return self.patiently(lambda: self._quickly_once(action, key, doing))
 
-        def once() -> Result:
-            try:
-                return action()
-            except Raised as error:
-                raise translated(error, self.backend, key, doing) from error
-            except Unavailable as error:
-                error.backend, error.key = self.backend, key
-                raise
-
-        return self.patiently(once)
+    def _quickly_once(self, action: Callable[[], Result], key: bytes | None, doing: str) -> Result:
+        try:
+            return action()
+        except Raised as error:
+            raise translated(error, self.backend, key, doing) from error
+        except Unavailable as error:
+            error.backend, error.key = self.backend, key
+            raise
 
     # Objects
 
@@ -182,11 +172,42 @@ class Store:
         if size <= 0:
             return b""
         try:
+            if self._quick is not None and size <= _READ_AT_ONCE_BYTES:
+                buffer = bytearray(size)
+                into = Into([memoryview(buffer)])
+                got = self.patiently(lambda: self._read_quickly(name, key, start, into, version))
+                return bytes(memoryview(buffer)[:got])
             return self.patiently(lambda: self._read_once(name, key, start, size, version))
         except RangeNotSatisfiable:
             return b""
         except PreconditionFailed as error:
             raise NotFound("it was replaced meanwhile", backend=self.backend, key=key) from error
+
+    def read_into(self, name: str, key: bytes | None, start: int, into: Into, version: str) -> None:
+        """Fill ``into`` from ``start`` on, by one request, once. Raises as ``read``, and BackendFault when
+        there is less."""
+        try:
+            if self._quick is not None:
+                got = self._read_quickly(name, key, start, into, version)
+            else:
+                got = copied(self._read_once(name, key, start, into.size_bytes, version), into)
+        except PreconditionFailed as error:
+            raise NotFound("it was replaced meanwhile", backend=self.backend, key=key) from error
+        except RangeNotSatisfiable:
+            got = 0
+        if got != into.size_bytes:
+            raise BackendFault("the store has fewer bytes than it said", backend=self.backend, key=key)
+
+    def _read_quickly(self, name: str, key: bytes | None, start: int, into: Into, version: str | None) -> int:
+        quick = self._quick
+        assert quick is not None
+        pinned = _pinned(version)
+        headers = {"Range": f"bytes={start}-{start + into.size_bytes - 1}"}
+        if "IfMatch" in pinned:
+            headers["If-Match"] = pinned["IfMatch"]
+        return self._quickly_once(
+            lambda: quick.get(name, headers, pinned.get("VersionId"), into), key, "read it"
+        )
 
     def _read_once(self, name: str, key: bytes | None, start: int, size: int, version: str | None) -> bytes:
         pinned = _pinned(version)
@@ -270,7 +291,7 @@ class Store:
         headers |= {header: given[field] for field, header in _HEADERS.items() if field in given}
         digest = sha256 or hashlib.sha256(content).hexdigest()
 
-        def put() -> Answer:
+        def put() -> Response:
             answer = quick.put(name, content, headers, digest)
             if "etag" not in answer.headers:
                 raise Unavailable("the answer is not whole (no ETag)")
@@ -363,41 +384,41 @@ class Store:
         after: Mapping[str, str] | None = None, versions: bool = False, key: bytes | None = None,
     ) -> Page:  # fmt: skip
         """One answer of a listing: the latest objects, or all versions and delete markers, newest first."""
-        answer = self.call(
-            "list_object_versions" if versions else "list_objects_v2",
-            key,
-            "list it",
-            Prefix=prefix,
-            Delimiter=delimiter,
-            MaxKeys=at_most or self.options.page_keys,
+        given: dict[str, Any] = {
+            "Prefix": prefix,
+            "Delimiter": delimiter,
+            "MaxKeys": at_most or self.options.page_keys,
             **(after or {}),
-        )
-        prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+        }
         if versions:
+            answer = self.call("list_object_versions", key, "list it", **given)
+            prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
             return Page(_versions(answer), prefixes, _after_versions(answer))
+        quick = self._quick
+        if quick is not None:
+            query = {_QUERY[name]: str(value) for name, value in given.items() if value is not None}
+            return self._quickly(lambda: page_of(quick.list(query)), key, "list it")
+        answer = self.call("list_objects_v2", key, "list it", **given)
+        prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
         objects = [_listed(each) for each in answer.get("Contents", ())]
         token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
         return Page(objects, prefixes, {"ContinuationToken": token} if token else None)
 
     def pages(
-        self, prefix: str, *, delimiter: str | None = None, versions: bool = False, key: bytes | None = None
-    ) -> Iterator[Page]:
-        """All answers, one after the other."""
-        after: Mapping[str, str] | None = None
-        while True:
-            page = self.page(prefix, delimiter=delimiter, after=after, versions=versions, key=key)
-            yield page
-            if page.after is None:
-                return
-            after = page.after
+        self, prefix: str, *, delimiter: str | None = None, versions: bool = False, key: bytes | None = None,
+        ahead: Beside | None = None,
+    ) -> Iterator[Page]:  # fmt: skip
+        """All answers, one after the other. ``ahead``: where the next one is fetched while one is read."""
 
-    def few(self, prefix: str, at_most: int, key: bytes | None = None) -> tuple[list[str], bool]:
-        """The first names below a prefix as they are now, and whether there are more."""
-        quick = self._quick
-        if quick is not None:
-            return self._quickly(lambda: quick.names(prefix, at_most), key, "list it")
-        page = self.page(prefix, at_most=at_most, key=key)
-        return [each.name for each in page.objects], page.after is not None
+        def following(after: Mapping[str, str]) -> Page:
+            return self.page(prefix, delimiter=delimiter, after=after, versions=versions, key=key)
+
+        page = self.page(prefix, delimiter=delimiter, versions=versions, key=key)
+        while page.after is not None:
+            coming = None if ahead is None else ahead.start(following, page.after)
+            yield page
+            page = following(page.after) if coming is None else coming.result()
+        yield page
 
     def names(self, prefix: str) -> Iterator[Listed]:
         """All latest objects below a prefix."""

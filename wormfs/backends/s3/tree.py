@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 
 from wormfs.backends.s3 import metadata
 from wormfs.backends.s3.failures import PreconditionFailed
+from wormfs.backends.s3.listings import Listed, Page
 from wormfs.backends.s3.names import Names
-from wormfs.backends.s3.recent import Recent
+from wormfs.backends.s3.recent import Look, Recent
 from wormfs.backends.s3.records import Records
-from wormfs.backends.s3.store import Head, Listed, Page, Store, version_of
+from wormfs.backends.s3.store import Head, Store, version_of
 from wormfs.errors import (
     AlreadyExists,
     BackendFault,
@@ -28,6 +29,7 @@ from wormfs.errors import (
     NotFound,
 )
 from wormfs.model import ROOT, DirectoryAttributes, Key, Kind, ObjectInfo, Record, parent_of
+from wormfs.threads import Beside
 
 WRITE_BITS = 0o222
 _DIRECTORY_MODE = 0o777
@@ -49,8 +51,11 @@ class Found:
 class Tree:
     """The names of one bucket. Safe from any thread."""
 
-    def __init__(self, store: Store, names: Names, records: Records, recent: Recent) -> None:
+    def __init__(
+        self, store: Store, names: Names, records: Records, recent: Recent, fetchers: Beside
+    ) -> None:
         self._store = store
+        self._fetchers = fetchers
         self._names = names
         self._records = records
         self._recent = recent
@@ -72,8 +77,12 @@ class Tree:
     def _looked_up(self, key: Key) -> ObjectInfo | None:
         """One request where that can be guessed: HEAD for what is there, a listing for what is not."""
         parent = parent_of(key)
-        if self._recent.expects_absence(parent) and self._surely_absent(key):
-            return None
+        if self._recent.expects_absence(parent):
+            look = None if self._store.versioned else self._recent.begin_look(parent)
+            absent = self._surely_absent(key) if look is None else self._look_around(look, key)
+            if absent:
+                self._recent.looked_up(parent, absent=True)
+                return None
         found = self.file(key)
         info = found.info if found is not None else self.directory(key)
         self._recent.looked_up(parent, absent=info is None)
@@ -83,15 +92,26 @@ class Tree:
         """One listing tells that there is neither the object nor anything below it, unless names that begin
         alike come between them."""
         name = self._names.of(key)
-        if self._store.versioned:
-            page = self._store.page(name, at_most=2, versions=True, key=key)
-            found, more = [each.name for each in page.objects], page.after is not None
-        else:
-            found, more = self._store.few(name, 2, key)
+        page = self._store.page(name, at_most=2, versions=self._store.versioned, key=key)
+        found, more = [each.name for each in page.objects], page.after is not None
         below = name + "/"
         if any(each == name or each.startswith(below) for each in found):
             return False
         return not more or (bool(found) and found[-1].encode() > below.encode())
+
+    def _look_around(self, look: Look, key: Key) -> bool:
+        """List the whole directory, if it fits into one answer: whether the name is free."""
+        parent = parent_of(key)
+        below = self._names.below(parent)
+        # If this fails, the look stays without an end and shows nothing.
+        page = self._store.page(below, delimiter="/", key=parent)
+        if page.after is not None:
+            self._recent.is_large(parent)
+            return self._surely_absent(key)
+        names = itertools.chain((each.name for each in page.objects), page.prefixes)
+        taken = {_child(parent, below, name.removesuffix("/")) for name in names}
+        self._recent.end_look(look, taken)
+        return key not in taken
 
     def taken(self, key: Key) -> bool:
         """Whether the name is a file or a directory."""
@@ -165,7 +185,9 @@ class Tree:
     def list(self, key: Key) -> Generator[ObjectInfo, None, None]:
         """See ``Backend.list``. The first page is fetched at once, so that errors come from here."""
         below = self._names.below(key)
-        pages = self._store.pages(below, delimiter="/", versions=self._store.versioned, key=key)
+        pages = self._store.pages(
+            below, delimiter="/", versions=self._store.versioned, key=key, ahead=self._fetchers
+        )
         first = next(pages)
         if key != ROOT and not first.objects and not first.prefixes and first.after is None:
             if self.file(key) is not None:
