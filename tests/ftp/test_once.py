@@ -1,4 +1,4 @@
-"""A server on which everything is final: vsftpd's guests may store, and neither replace, rename nor delete."""
+"""A server on which everything is final: vsftpd's guests may store, not replace, rename or delete."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,8 @@ from wormfs.errors import (
     Unavailable,
     WormfsError,
 )
-from wormfs.model import ROOT, DirectoryAttributes, Key, Kind as ObjectKind, Record, RetentionChange
+from wormfs.model import ROOT, DirectoryAttributes, Key, Record, RetentionChange
+from wormfs.model import Kind as ObjectKind
 
 KEY = Key(b"job/exam.zip")
 CONTENT = random.Random(1).randbytes(300_000)
@@ -93,7 +94,9 @@ def test_a_file_is_stored_and_read(storage: FtpStorage, hosts: tuple[FtpBackend,
     assert storage.path_of(KEY).stat().st_mode & 0o777 == 0o644
 
 
-def test_what_such_a_server_cannot_do_is_said(storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend]) -> None:
+def test_what_such_a_server_cannot_do_is_said(
+    storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend]
+) -> None:
     _, host = hosts
     store(storage, host, KEY, CONTENT)
     with pytest.raises(AccessDenied, match="lets nobody delete"):
@@ -111,16 +114,21 @@ def test_retention_grows(storage: FtpStorage, hosts: tuple[FtpBackend, FtpBacken
     record = make_record(CONTENT)
     store(storage, hosts[0], KEY, CONTENT, record)
 
-    def extend(number: int) -> Record:
+    for number in range(1, 4):
         until_ns = RETAIN_NS + number * S
-        return hosts[number % 2].change_retention(KEY, RetentionChange(extend=True, extend_to_ns=until_ns))
+        changed = hosts[number % 2].change_retention(KEY, RetentionChange(extend=True, extend_to_ns=until_ns))
+        assert changed.retention.retain_until_ns == until_ns
+        for host in hosts:
+            assert host.record(KEY) == changed
+
+    def hold(number: int) -> None:
+        hosts[number % 2].change_retention(KEY, RetentionChange(add_holds=(f"case {number}",)))
 
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        for number, changed in enumerate(pool.map(extend, range(1, 7)), 1):
-            assert (changed.retention.retain_until_ns or 0) >= RETAIN_NS + number * S
+        list(pool.map(hold, range(6)))
     for host in hosts:
         now = host.record(KEY)
-        assert now is not None and now.retention.retain_until_ns == RETAIN_NS + 6 * S
+        assert now is not None and set(now.retention.holds) == {f"case {number}" for number in range(6)}
 
 
 def test_a_file_of_somebody_else_is_shown_and_never_ours(
@@ -270,7 +278,9 @@ def test_a_host_that_is_killed_in_the_middle_leaves_no_part_of_a_file(
     _, living = hosts
     content, record = random.Random(2).randbytes(8_000_000), make_record(CONTENT)
     record = make_record(content)
-    process = multiprocessing.get_context("fork").Process(target=_publish_slowly, args=(storage, content, record))
+    process = multiprocessing.get_context("fork").Process(
+        target=_publish_slowly, args=(storage, content, record)
+    )
     process.start()
     path = storage.path_of(KEY)
     wait_until(lambda: path.exists() and path.stat().st_size >= len(content) // 2)
@@ -314,10 +324,10 @@ def test_verification_finds_what_was_changed_at_the_server(
     assert set(verifier.verify()) == {KEY}
 
 
-def test_a_directory_of_many_files_is_listed(storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend]) -> None:
+def test_a_directory_of_many_files_is_listed(
+    storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend]
+) -> None:
     _, host = hosts
     for number in range(300):
         storage.place_foreign(Key(b"file-%03d" % number), b"x")
     assert sum(1 for info in host.list(ROOT) if info.kind is ObjectKind.FILE) == 300
-
-

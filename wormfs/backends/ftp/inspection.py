@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
-from wormfs.backends.ftp.claims import DATA, META, Claim, Claims, decode_meta
+from wormfs.backends.ftp.claims import DATA, DONE, META, Claim, Claims, decode_meta
 from wormfs.backends.ftp.listing import Type
 from wormfs.backends.ftp.names import CHECK_KEY, Names, claim_name
 from wormfs.backends.ftp.server import Server
@@ -105,6 +105,9 @@ def _judge(server: Server, names: Names, name: bytes) -> Finding | None:
 
 def _judge_file(server: Server, names: Names, place: bytes, claim: Claim) -> Finding | None:
     size = server.size(names.path(claim.key))
+    if claim.needs_done and server.size(place + b"/" + DONE) is None:
+        detail = "a host claimed the name and did not finish, or is at it now; it goes on when it is back"
+        return Finding(FindingKind.UNEXPECTED, claim.key, detail)
     if size == claim.record.size_bytes:
         return None
     if server.size(place + b"/" + DATA) is not None:

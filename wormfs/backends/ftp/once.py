@@ -8,9 +8,9 @@ bytes are stored under it, and a name is won and made known by two small files b
 3. ``done`` beside ``meta``: the file is whole and was compared. Without it the mount shows no such file.
 
 A host that crashes between two of these steps finishes when it is back; once the bytes are whole, any host
-does. Of an upload that breaks the server itself must remove what had come (``delete_failed_uploads=YES``): nobody
-else could, so ``probe`` refuses servers that do not. Connections end with a reset until all bytes are sent, so
-that a host that is killed in the middle is never taken for one that has come to its end.
+does. Of an upload that breaks the server itself must remove what had come (``delete_failed_uploads=YES``):
+nobody else could, so ``probe`` refuses servers that do not. Connections end with a reset until all bytes are
+sent, so that a host that is killed in the middle is never taken for one that has come to its end.
 """
 
 from __future__ import annotations
@@ -94,11 +94,10 @@ class OnceTransfer:
                 raise BackendFault(message, backend=self._target.name, key=self._key)
 
     def _send(self, server: Server, spooled: BinaryIO, path: bytes, record: Record) -> None:
-        stream = server.session.transfer(b"STOR " + path)
+        stream = server.session.transfer_whole(b"STOR " + path)
         if isinstance(stream, Reply):
             self._target.claims.must_have_parent(server, self._key)
             raise server.fail(stream, self._key, "store it", storing=True)
-        stream.reset_unless_finished()
         reply = stream.send(spooled.fileno(), 0, record.size_bytes) or stream.finish()
         if not reply.good:
             raise failure(reply, self._target.name, self._key, "store it", storing=True)

@@ -120,10 +120,9 @@ def find_weakness_of_once(server: Server, names: Names) -> Finding | None:
 
 def _keeps_parts(server: Server, corner: bytes) -> Finding | None:
     part = corner + b"/part-" + token()
-    stream = server.session.transfer(b"STOR " + part)
+    stream = server.session.transfer_whole(b"STOR " + part)
     if isinstance(stream, Reply):
         raise server.fail(stream, None, "store a file below .wormfs", storing=True)
-    stream.reset_unless_finished()
     stream.send_bytes(_FIRST)
     stream.cut()
     if server.session.broken:

@@ -229,10 +229,9 @@ class Server:
 
     def store_once(self, path: bytes, content: bytes, key: bytes | None) -> Reply:
         """``store_small`` where what is there is never replaced: the refusal is a Reply."""
-        stream = self.session.transfer(b"STOR " + path)
+        stream = self.session.transfer_whole(b"STOR " + path)
         if isinstance(stream, Reply):
             return stream
-        stream.reset_unless_finished()
         reply = stream.send_bytes(content) or stream.finish()
         if reply.good and self.size(path) != len(content):
             message = "the server kept another number of bytes of a file of wormfs's own than were sent"

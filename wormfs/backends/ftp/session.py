@@ -173,6 +173,29 @@ class _Tidy(ftplib.FTP):
             self.close()
             raise
 
+    resets = False
+    """Data connections end with a reset unless that is taken back; set before the server is asked."""
+
+    def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
+        """As ftplib's, without TLS."""
+        if not self.passiveserver:
+            return ftplib.FTP.ntransfercmd(self, cmd, rest)  # noqa: S321 (the settings say whether by TLS)
+        connection = socket.create_connection(self.makepasv(), self.timeout)
+        try:
+            if self.resets:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            if rest is not None:
+                self.sendcmd(f"REST {rest}")
+            reply = self.sendcmd(cmd)
+            if reply[0] == "2":
+                reply = self.getresp()  # some say 200 first
+            if reply[0] != "1":
+                raise ftplib.error_reply(reply)  # noqa: S321 (an exception)
+        except BaseException:
+            connection.close()
+            raise
+        return connection, None
+
     _passive: tuple[str, int] | None = None
 
     def entered_passive(self, reply: str) -> None:
@@ -222,7 +245,7 @@ def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[_Ti
 
         def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
             # vsftpd and proftpd want the control connection's TLS session again, by default.
-            plain, size = ftplib.FTP.ntransfercmd(self, cmd, rest)  # noqa: S321 (it becomes TLS below)
+            plain, size = _Tidy.ntransfercmd(self, cmd, rest)
             try:
                 control: Any = self.sock
                 # Without: each transfer waits 45 ms for a delayed acknowledgement.
@@ -397,6 +420,18 @@ class Session:
         """
         return self.transfer_after((), line, offset)[1]
 
+    def transfer_whole(self, line: bytes) -> DataStream | Reply:
+        """``transfer`` of what may never be taken for complete before it is: should this process die before
+        ``finish``, or whoever has the stream leave it, the server sees a broken connection, not an end."""
+        self._ftp.resets = True
+        try:
+            stream = self.transfer(line)
+        finally:
+            self._ftp.resets = False
+        if not isinstance(stream, Reply):
+            stream.reset_unless_finished()
+        return stream
+
     def transfer_after(
         self, before: Sequence[bytes], line: bytes, offset: int = 0
     ) -> tuple[list[Reply], DataStream | Reply]:
@@ -455,7 +490,7 @@ class DataStream:
         return self._sending(lambda: self._sock.sendall(content))
 
     def reset_unless_finished(self) -> None:
-        """Should this process die before ``finish``, the server sees a broken connection, not an end."""
+        """See ``Session.transfer_whole``."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         self._resets = True
 
