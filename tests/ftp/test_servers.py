@@ -387,28 +387,6 @@ def test_capacity_minus_what_is_there(start: Start, tmp_path: Path) -> None:
     backend.close()
 
 
-WRITE_ONCE = [
-    "guest_enable=YES", f"guest_username={USER}", "virtual_use_local_privs=NO", "anon_upload_enable=YES",
-    "anon_mkdir_write_enable=YES", "anon_other_write_enable=NO", "anon_umask=022",
-    "anon_world_readable_only=NO",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_server_that_allows_no_renaming_is_refused_and_not_littered(
-    start: Start, tmp_path: Path, alone: bool
-) -> None:
-    storage = storages_ftp.made(start(Kind.VSFTPD, lines=WRITE_ONCE), tmp_path)
-    for turn in range(3):
-        with pytest.raises(SettingsError, match=r"does not let directories be renamed: .*not supported"):
-            started(storage, exclusive_writer=alone)
-        # Nothing can be removed there: an empty directory stays of each try.
-        assert len(storage.hidden() - {"c", "e", "s"}) == turn + 1
-    assert storage.visible() == set()
-    (result,) = [each for each in FtpBackend("archive", storage.options()).check() if not each.passed]
-    assert "renamed" in result.detail
-
-
 @pytest.mark.parametrize("kind", [Kind.VSFTPD, Kind.PYFTPDLIB])
 def test_over_ipv6(tmp_path: Path, kind: Kind) -> None:
     """Data connections by EPSV (RFC 2428)."""

@@ -431,7 +431,8 @@ class FtpBackend:
     def erase(self, key: Key, *, early: bool = False) -> None:
         path = self._names.checked(key)
         if self._write_once:
-            self.stat(key)
+            if self.stat(key).kind is Kind.DIRECTORY:
+                raise IsADirectory("it is a directory", backend=self.name, key=key)
             raise AccessDenied(
                 "this server lets nobody delete: who administers it can, at the server itself, the file and "
                 f"its claim {show(self._names.claim(key))}",

@@ -141,6 +141,10 @@ class Claims:
         numbers = [
             int(found[1]) for found in map(_CHANGE_NAME.fullmatch, self._names_in(server, place)) if found
         ]
+        if claim.needs_done:
+            # The directory is made first there, and its host may have died before it was a change.
+            sizes = server.sizes(place + b"/" + CHANGE % number + b"/" + RECORD for number in numbers)
+            numbers = [number for number, size in zip(numbers, sizes, strict=True) if size is not None]
         for number in sorted(numbers, reverse=True):
             text = server.read_small(place + b"/" + CHANGE % number + b"/" + RECORD)
             if text is None:
