@@ -54,10 +54,8 @@ def make_places(server: Server, names: Names, backend: str) -> None:
 
 def find_weakness(server: Server, names: Names) -> Finding | None:
     """Try in a corner of ``.wormfs/s`` what claims rest on. ``None``: all is well. Leaves nothing behind."""
-    if server.session.command(b"RNFR " + names.hidden(b"s")).refused:
-        return (
-            Finding.NO_RENAME
-        )  # asked before anything is made: it may be a server where nothing can be removed
+    if not _may_rename(server, names.hidden(b"s")):
+        return Finding.NO_RENAME
     corner = _renamed(server, names)
     if corner is None:
         return Finding.NO_RENAME
@@ -81,6 +79,15 @@ def find_weakness(server: Server, names: Names) -> Finding | None:
     finally:
         if not server.session.broken:
             server.remove_tree(corner)
+
+
+def _may_rename(server: Server, path: bytes) -> bool:
+    """Asked before anything is made: it may be a server where nothing can be removed."""
+    if server.session.command(b"RNFR " + path).refused:
+        return False
+    # proftpd answers nothing else until this has come.
+    server.session.command(b"RNTO " + path)
+    return True
 
 
 def _renamed(server: Server, names: Names) -> bytes | None:
