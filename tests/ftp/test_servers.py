@@ -182,6 +182,24 @@ def test_a_server_that_lies_about_sizes_gets_no_record(start: Start, tmp_path: P
         started(storage).close()
 
 
+@pytest.mark.parametrize("lie", [5, -5])
+def test_a_size_that_is_not_what_was_sent_is_no_success(start: Start, tmp_path: Path, lie: int) -> None:
+    """Of large files only: what is tried at the start is told as it is."""
+    storage = storages_ftp.made(start(lie=lie, lie_from=1_000_000), tmp_path)
+    for verify in (True, False):
+        backend = started(storage, verify_upload=verify)
+        with spooled(storage, CONTENT) as file:
+            transfer = backend.begin(KEY)
+            with pytest.raises(BackendFault, match=rf"kept {len(CONTENT) + lie} of {len(CONTENT)} bytes"):
+                transfer.publish(file, make_record(CONTENT))
+            transfer.abort()
+        assert storage.visible() == set()
+        assert [name for name in storage.hidden() if name.startswith("s/")] == []
+        store(storage, backend, Key(b"small-%d" % verify), b"told as it is")
+        backend.close()
+        storage.path_of(Key(b"small-%d" % verify)).unlink()
+
+
 def test_a_server_that_damages_bytes_is_found_out(start: Start, tmp_path: Path) -> None:
     storage = storages_ftp.made(start(damage=True), tmp_path)
     backend = started(storage)

@@ -54,7 +54,7 @@ def make_places(server: Server, names: Names, backend: str) -> None:
 
 def find_weakness(server: Server, names: Names) -> Finding | None:
     """Try in a corner of ``.wormfs/s`` what claims rest on. ``None``: all is well. Leaves nothing behind."""
-    if not _may_rename(server, names.hidden(b"s")):
+    if not _may_rename(server, names.hidden(b"e")):
         return Finding.NO_RENAME
     corner = _renamed(server, names)
     if corner is None:
@@ -85,8 +85,8 @@ def _may_rename(server: Server, path: bytes) -> bool:
     """Asked before anything is made: it may be a server where nothing can be removed."""
     if server.session.command(b"RNFR " + path).refused:
         return False
-    # proftpd answers nothing else until this has come.
-    server.session.command(b"RNTO " + path)
+    # proftpd answers nothing else until this has come. Nowhere: no server can do it.
+    server.session.command(b"RNTO " + path + b"/none/none")
     return True
 
 
