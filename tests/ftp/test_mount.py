@@ -182,6 +182,7 @@ def test_moodle_stores_and_retrieves(size: int, storage: FtpStorage, mounted: Mo
     assert hashlib.sha256(storage.plain(Key(b"storage/job-7/archive.zip"))).hexdigest() == expected
 
 
+@pytest.mark.parametrize("storage", ["vsftpd", "proftpd", "vsftpd_once"], indirect=True)
 def test_two_daemons_race_for_names(storage: FtpStorage, mounted: Mount, tmp_path: Path) -> None:
     one, two = mounted(storage), mounted(storage)
     place, other = one.mountpoint / "archive" / "p", two.mountpoint / "archive" / "p"
@@ -217,10 +218,11 @@ def examine(storage: FtpStorage, daemon: Daemon, logged: Logged) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize("whom", ["worker", "server"])
+@pytest.mark.parametrize("whom", ["worker", "server", "worker of a write-once server"])
 def test_kill_under_load(whom: str, daemons: Callable[..., Daemon], tmp_path: Path, soak_factor: int) -> None:
     """The worker is killed under eight writers, or the server; what close acknowledged is there."""
-    server = FtpServer(Kind.VSFTPD)
+    lines = [*storages_ftp.ONCE, storages_ftp.WHOLE] if "once" in whom else []
+    server = FtpServer(Kind.VSFTPD, extra={"lines": lines})
     storage = storages_ftp.made(server, tmp_path)
     daemon = daemons()
     daemon.write_config({"archive": settings_of(storage, commit_timeout="5s")})

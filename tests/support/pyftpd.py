@@ -4,8 +4,8 @@ It prints its port and serves until it is ended. What it is asked for: ``root``,
 if wanted ``port``, ``address`` (other than 127.0.0.1), ``certificate`` (PEM), ``implicit``, ``connections``
 (a further one gets 421), ``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off
 there with 552), ``lie`` (SIZE tells so many bytes more; of files of ``lie_from`` bytes and more), ``damage``
-(stored bytes are changed), ``merges`` (a directory can be renamed onto another), ``available_bytes`` (what AVBL
-answers), ``echo`` (a wrong password is repeated in the refusal).
+(stored bytes are changed), ``merges`` (a directory can be renamed onto another), ``available_bytes`` (what
+AVBL answers), ``echo`` (a wrong password is repeated in the refusal).
 """
 
 from __future__ import annotations
