@@ -233,7 +233,7 @@ def test_what_a_dead_host_left_whole_is_finished_by_whoever_wants_the_name(
     _, living = hosts
     record = make_record(CONTENT)
     store(storage, living, KEY, CONTENT, record)
-    storage.claim_of(KEY).joinpath("done").unlink()
+    storage.claim_of(KEY).joinpath("done").rmdir()
     assert shown(living) == set()
     assert [finding.name for finding in living.findings()] == [KEY]
     with pytest.raises(AlreadyExists):
@@ -249,7 +249,7 @@ def test_bytes_in_the_way_that_are_not_ours_are_never_taken_for_ours(
     for other in (CONTENT[:-1], CONTENT[:-1] + b"x"):
         record = make_record(CONTENT)
         store(storage, living, KEY, CONTENT, record)
-        storage.claim_of(KEY).joinpath("done").unlink()
+        storage.claim_of(KEY).joinpath("done").rmdir()
         storage.path_of(KEY).write_bytes(other)
         with spooled(storage, CONTENT) as file:
             with pytest.raises(BackendFault, match="remove that file at the server itself"):

@@ -127,7 +127,7 @@ class FtpBackend:
         probe.make_places(server, self._names, self.name)
         finding = probe.find_weakness(server, self._names)
         self._guarantee = Guarantee.ATOMIC
-        self._write_once = finding is probe.Finding.NO_RENAME
+        self._write_once = self._claims.write_once = finding is probe.Finding.NO_RENAME
         if self._write_once:
             finding = probe.find_weakness_of_once(server, self._names)
         if finding is not None:

@@ -96,6 +96,8 @@ class Claims:
     def __init__(self, backend: str, names: Names) -> None:
         self._backend = backend
         self._names = names
+        self.write_once = False
+        """Claims are stored in their place, so that one may be seen while it is stored."""
 
     # Looking
 
@@ -108,6 +110,13 @@ class Claims:
         text = server.read_small(self.meta_of(key))
         if text is None:
             return None
+        if self.write_once and not text.endswith(b"\n"):
+            raise Unavailable(
+                "a host claims the name at this moment; if this stays, the server lost its power then, and its "
+                f"administrator can remove {show(self._names.claim(key))}",
+                backend=self._backend,
+                key=key,
+            )
         try:
             claim = decode_meta(text)
         except BackendFault as error:
@@ -127,7 +136,7 @@ class Claims:
 
     def done(self, server: Server, key: Key) -> bool:
         """Whether a file is whole whose claim needs that word."""
-        return server.size(self.done_of(key)) is not None
+        return server.are_directories([self.done_of(key)])[0]
 
     def pending(self, server: Server, key: Key) -> bool:
         """Whether a claim still holds its bytes: what has the name, if anything, is not its file."""
@@ -147,7 +156,7 @@ class Claims:
             numbers = [number for number, size in zip(numbers, sizes, strict=True) if size is not None]
         for number in sorted(numbers, reverse=True):
             text = server.read_small(place + b"/" + CHANGE % number + b"/" + RECORD)
-            if text is None:
+            if text is None or (claim.needs_done and not text.endswith(b"\n")):
                 # Never taken for "no change": a hold might be in it.
                 raise Unavailable(
                     "a change of its retention cannot be read now", backend=self._backend, key=claim.key

@@ -5,7 +5,8 @@ bytes are stored under it, and a name is won and made known by two small files b
 
 1. ``.wormfs/c/<sha256 of the key>/meta``: who stores it first has the name. It says what the bytes will be.
 2. the file itself, under its name.
-3. ``done`` beside ``meta``: the file is whole and was compared. Without it the mount shows no such file.
+3. ``done`` beside ``meta``, an empty directory: the file is whole and was compared. Without it the mount
+   shows no such file.
 
 A host that crashes between two of these steps finishes when it is back; once the bytes are whole, any host
 does. Of an upload that breaks the server itself must remove what had come (``delete_failed_uploads=YES``):
@@ -19,7 +20,7 @@ import threading
 from typing import BinaryIO
 
 from wormfs.backends import record_codec
-from wormfs.backends.ftp.claims import CHANGE, DONE, META, RECORD, Claim, Claims, encode_meta
+from wormfs.backends.ftp.claims import CHANGE, META, RECORD, Claim, Claims, encode_meta
 from wormfs.backends.ftp.replies import Reply, failure
 from wormfs.backends.ftp.server import Server
 from wormfs.backends.ftp.upload import Target
@@ -108,8 +109,8 @@ class OnceTransfer:
 
 def finish(server: Server, claims: Claims, claim: Claim) -> None:
     """Say that the file is whole. By any host, after it has compared it."""
-    place = claims.place_of(claim.key)
-    reply = server.store_once(place + b"/" + DONE, claim.record.entry_id.encode() + b"\n", claim.key)
+    # A directory: it is there or it is not, whatever becomes of the connection.
+    reply = server.make_directory(claims.done_of(claim.key))
     if not reply.good and not claims.done(server, claim.key):
         raise server.fail(reply, claim.key, "store that it is complete", storing=True)
 
@@ -139,9 +140,8 @@ def append(server: Server, claims: Claims, claim: Claim, number: int, record: Re
 
 def uncommitted(server: Server, claims: Claims, keys: list[Key]) -> set[Key]:
     """Which of these files have a claim and no ``done``: they are not there yet, or never will be."""
-    without = [
-        key for key, size in zip(keys, server.sizes(map(claims.done_of, keys)), strict=True) if size is None
-    ]
+    are_done = server.are_directories(map(claims.done_of, keys))
+    without = [key for key, is_done in zip(keys, are_done, strict=True) if not is_done]
     claimed = server.sizes(map(claims.meta_of, without))
     return {
         key

@@ -25,7 +25,7 @@ from wormfs.errors import BackendFault, Unavailable, WormfsError
 _BLOCK_BYTES = 1 << 18
 _LARGE_BLOCK_BYTES = 1 << 20
 _HASH_BESIDE_FROM_BYTES = 8 << 20
-_SIZES_AT_ONCE = 16
+_ASKED_AT_ONCE = 16
 """Several commands at once, but no more than any buffer on the way holds."""
 _LISTING_MEMORY_BYTES = 64 << 10
 _MAX_SMALL_BYTES = 1 << 20
@@ -116,11 +116,18 @@ class Server:
 
     def sizes(self, paths: Iterable[bytes]) -> list[int | None]:
         """``size`` of several paths, in few exchanges."""
-        lines = [b"SIZE " + path for path in paths]
-        found: list[int | None] = []
-        for start in range(0, len(lines), _SIZES_AT_ONCE):
-            found += map(self._size, self.session.commands(*lines[start : start + _SIZES_AT_ONCE]))
-        return found
+        return [self._size(reply) for reply in self._asked(b"SIZE ", paths)]
+
+    def are_directories(self, paths: Iterable[bytes]) -> list[bool]:
+        """Which of several paths are directories, in few exchanges."""
+        return [reply.good for reply in self._asked(b"CWD ", paths)]
+
+    def _asked(self, verb: bytes, paths: Iterable[bytes]) -> list[Reply]:
+        lines = [verb + path for path in paths]
+        replies: list[Reply] = []
+        for start in range(0, len(lines), _ASKED_AT_ONCE):
+            replies += self.session.commands(*lines[start : start + _ASKED_AT_ONCE])
+        return replies
 
     def _size(self, reply: Reply) -> int | None:
         if reply.code == 213:
