@@ -7,7 +7,6 @@ Rounds are interleaved, so that a noisy machine is noisy for all. It starts a se
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -27,6 +26,7 @@ from tests.support.ftpservers import PASSWORD, USER, FtpServer, Kind
 
 MIB = 1 << 20
 FILES, WRITERS, SMALL_BYTES = 500, 4, 4096
+SMALL_WRITERS = Path(__file__).with_name("small_writers.py")
 Figures = dict[str, list[float]]
 
 
@@ -89,21 +89,13 @@ def rclone(server: FtpServer, base: Path) -> Iterator[Path]:
 
 
 def write_small(place: Path, stored: Path) -> None:
-    """Many small files by a few writers, until all of them are whole at the server."""
+    """Many small files by a few writers, until all of them are whole at the server.
+
+    By a program of its own, as in life: at each close wormfs looks through the writer's children, and this
+    process has the server and the daemon among them.
+    """
     place.mkdir()
-    content = os.urandom(SMALL_BYTES)
-
-    def work(writer: int) -> None:
-        for number in range(writer, FILES, WRITERS):
-            (place / f"file-{number:04}").write_bytes(content)
-
-    with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(work, range(WRITERS)))
-    until = time.monotonic() + 120
-    while sum(path.stat().st_size == SMALL_BYTES for path in stored.iterdir()) < FILES:
-        if time.monotonic() > until:
-            raise SystemExit(f"{place}: files are missing at the server")
-        time.sleep(0.005)
+    call(sys.executable, "-I", SMALL_WRITERS, place, stored, FILES, WRITERS, SMALL_BYTES)
 
 
 def large(server: FtpServer, base: Path, source: Path, number: int, figures: Figures) -> None:

@@ -16,13 +16,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from tests.conformance import storages_ftp, storages_moodle, storages_s3
 from wormfs.backends import registry
 from wormfs.backends.base import Backend
 from wormfs.model import FileAttributes, Key, ObjectInfo, Record, Retention
 
+Test = TypeVar("Test", bound=Callable[..., Any])
 NOW_NS = 1_700_000_000_123_456_789
 S = 1_000_000_000
 RETAIN_NS = NOW_NS // S * S
@@ -138,10 +139,21 @@ STORAGES: dict[str, Callable[[Path], Storage]] = {
     "pureftpd": storages_ftp.pureftpd,
     "pyftpdlib": storages_ftp.pyftpdlib,
     "vsftpd": storages_ftp.vsftpd,
+    "vsftpd-once": storages_ftp.vsftpd_once,
     "moto": storages_s3.moto,
     "seaweedfs": storages_s3.seaweedfs,
     "seaweedfs-locked": storages_s3.seaweedfs_locked,
 }
+
+
+FINAL = frozenset({"vsftpd-once"})
+"""Storages from which nothing can be removed. What they say to who tries is in tests/ftp/test_once.py."""
+
+
+def removing(test: Test) -> Test:
+    """For a test that erases or removes: it does not run over ``FINAL``."""
+    test.__dict__["removing"] = True
+    return test
 
 
 def make_record(

@@ -147,6 +147,28 @@ def vsftpd(top: Path) -> FtpStorage:
     return made(server(ftpservers.Kind.VSFTPD), top)
 
 
+ONCE = (
+    "guest_enable=YES", f"guest_username={ftpservers.USER}", "virtual_use_local_privs=NO",
+    "anon_upload_enable=YES", "anon_mkdir_write_enable=YES", "anon_other_write_enable=NO", "anon_umask=022",
+    "anon_world_readable_only=NO",
+)  # fmt: skip
+"""Lines with which vsftpd stores only what is not there yet, and renames and deletes nothing."""
+WHOLE = "delete_failed_uploads=YES"
+"""And with this one no part of a file stays."""
+
+
+@functools.cache
+def _once_server() -> FtpServer:
+    running = FtpServer(ftpservers.Kind.VSFTPD, extra={"lines": [*ONCE, WHOLE]})
+    atexit.register(running.remove)
+    return running
+
+
+def vsftpd_once(top: Path) -> FtpStorage:
+    """vsftpd for its guests: everything is final. What erases or removes cannot be tried there."""
+    return made(_once_server(), top)
+
+
 def proftpd(top: Path) -> FtpStorage:
     """proftpd with mod_digest."""
     return made(server(ftpservers.Kind.PROFTPD), top)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conformance.drivers import NOW_NS, Storage, store
+from tests.conformance.drivers import NOW_NS, Storage, removing, store
 from wormfs.backends.base import Backend
 from wormfs.errors import (
     AlreadyExists,
@@ -48,6 +48,7 @@ def test_the_root_is_an_empty_directory(backend: Backend) -> None:
     assert names(backend) == []
 
 
+@removing
 def test_making_and_removing_directories(storage: Storage, backend: Backend, other_host: Backend) -> None:
     parent, below = Key(b"job-1"), Key(b"job-1/below")
     info = backend.make_directory(parent, ANY)
@@ -137,6 +138,7 @@ def test_a_component_that_is_too_long_is_refused(backend: Backend) -> None:
         backend.begin(child(ROOT, name))
 
 
+@removing
 def test_keys_up_to_the_traits_limit(storage: Storage, backend: Backend) -> None:
     # Some can hold more, but not divided into directories in every way.
     limit = getattr(storage, "certain_key_bytes", backend.traits.max_key_bytes)
@@ -175,6 +177,7 @@ def test_a_listing_tells_what_stat_tells(storage: Storage, backend: Backend) -> 
         assert info == told
 
 
+@removing
 def test_a_listing_during_additions_and_removals_neither_misses_nor_repeats(
     storage: Storage, backend: Backend, other_host: Backend
 ) -> None:

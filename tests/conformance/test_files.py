@@ -13,7 +13,17 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conformance.drivers import ATTRIBUTES, NOW_NS, RETAIN_NS, S, Storage, make_record, spooled, store
+from tests.conformance.drivers import (
+    ATTRIBUTES,
+    NOW_NS,
+    RETAIN_NS,
+    S,
+    Storage,
+    make_record,
+    removing,
+    spooled,
+    store,
+)
 from wormfs.backends.base import Backend
 from wormfs.errors import (
     AlreadyExists,
@@ -276,6 +286,7 @@ def test_reads_at_any_offset_from_many_threads(storage: Storage, backend: Backen
     reader.close()
 
 
+@removing
 def test_opening_what_was_replaced_is_refused(storage: Storage, backend: Backend) -> None:
     info = store(storage, backend, KEY, CONTENT)
     backend.erase(KEY)
@@ -399,6 +410,7 @@ def test_of_many_changes_at_once_none_is_lost(
     assert set(record.retention.holds) == {f"case {number}" for number in range(4, 33, 4)}
 
 
+@removing
 def test_an_erased_file_is_gone_and_its_name_free(
     storage: Storage, backend: Backend, other_host: Backend
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.drivers import RETAIN_NS, S, Storage, make_record, store
+from tests.conformance.drivers import RETAIN_NS, S, Storage, make_record, removing, store
 from wormfs.backends.base import Backend
 from wormfs.errors import NotFound
 from wormfs.model import FOREVER, NO_RETENTION, Key, Retention, RetentionChange
@@ -44,6 +44,7 @@ def test_a_change_leaves_bytes_and_everything_else_alone(storage: Storage, backe
     reader.close()
 
 
+@removing
 def test_erasing_leaves_nothing_and_can_be_done_again(
     storage: Storage, backend: Backend, other_host: Backend
 ) -> None:

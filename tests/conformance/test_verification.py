@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.drivers import Storage, store
+from tests.conformance.drivers import Storage, removing, store
 from tests.support.verifying import Verifier
 from wormfs.backends.base import Backend
 from wormfs.model import DirectoryAttributes, FindingKind, Key
@@ -55,6 +55,7 @@ def test_a_lost_file_is_found_once_it_was_known(verifier: Verifier, storage: Sto
     assert found_about(verifier, KEY) == {FindingKind.MISSING}
 
 
+@removing
 def test_an_erased_file_is_not_missed(verifier: Verifier, backend: Backend) -> None:
     assert verifier.verify() == {}
     backend.erase(KEY)

@@ -46,7 +46,7 @@ class Place:
 
 
 # The layers above the driver are tried here. One server is enough for that; soak takes all.
-_OTHERS = ("moodle-mariadb", "moto", "proftpd", "pureftpd", "pyftpdlib", "seaweedfs-locked")
+_OTHERS = ("moodle-mariadb", "moto", "proftpd", "pureftpd", "pyftpdlib", "seaweedfs-locked", "vsftpd-once")
 _SERVERS_FOR_SOAK = () if os.environ.get("WORMFS_SOAK") else _OTHERS
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.conformance import storages_ftp
 from tests.conformance.drivers import make_record, spooled, store
 from tests.conformance.storages_ftp import FtpStorage
+from tests.crash.real import wait_until
 from tests.support.faultproxy import (
     BlackHole,
     Direction,
@@ -27,7 +28,7 @@ from tests.support.faultproxy import (
 from tests.support.ftpproxy import FtpProxy
 from wormfs.backends.base import Backend
 from wormfs.backends.ftp.backend import FtpBackend
-from wormfs.backends.ftp.transfer import RESUME_FROM_BYTES
+from wormfs.backends.ftp.upload import RESUME_FROM_BYTES
 from wormfs.errors import AlreadyExists, NotFound, Unavailable, WormfsError
 from wormfs.model import Key, Record
 
@@ -223,6 +224,7 @@ def test_nothing_stays_behind_when_the_server_is_back(
     with spooled(storage, LARGE) as file:
         transfer = backend.begin(KEY)
         transfer.advance(file, len(LARGE))
+        wait_until(lambda: any(name.endswith("/data") for name in storage.hidden()))
         refuse = proxy.control.add(Refuse())
         proxy.cut()
         with pytest.raises(Unavailable):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -41,7 +42,7 @@ class Cutter:
         self.at = 0
         self.arrives = False
         self.reached = False
-        command, transfer, finish = Session.command, Session.transfer, DataStream.finish
+        command, opened, finish = Session.command, Session._opened, DataStream.finish
 
         def one_by_one(session: Session, *lines: bytes) -> list[Reply]:
             return [session.command(line) for line in lines]
@@ -49,8 +50,8 @@ class Cutter:
         def cut_command(session: Session, line: bytes) -> Reply:
             return self._step(session, lambda: command(session, line))
 
-        def cut_transfer(session: Session, line: bytes, offset: int = 0) -> DataStream | Reply:
-            return self._step(session, lambda: transfer(session, line, offset))
+        def cut_opened(session: Session, connect: Callable[[], socket.socket]) -> DataStream | Reply:
+            return self._step(session, lambda: opened(session, connect))
 
         def cut_finish(stream: DataStream) -> Reply:
             return self._step(stream._session, lambda: finish(stream))
@@ -58,7 +59,7 @@ class Cutter:
         patch.setattr(Session, "command", cut_command)
         # Cut between any two, also of those that are sent at once.
         patch.setattr(Session, "commands", one_by_one)
-        patch.setattr(Session, "transfer", cut_transfer)
+        patch.setattr(Session, "_opened", cut_opened)
         patch.setattr(DataStream, "finish", cut_finish)
 
     def _step(self, session: Session, step: Callable[[], T]) -> T:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import ftplib
 import random
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from tests.conformance import storages_ftp
 from tests.conformance.drivers import RETAIN_NS, S, make_record, spooled, store
 from tests.conformance.storages_ftp import FtpStorage
-from tests.support.ftpservers import Kind, Security, make_certificate
+from tests.support.ftpservers import PASSWORD, USER, Kind, Security, make_certificate
 from wormfs.backends.ftp.backend import FtpBackend
 from wormfs.backends.ftp.options import Tls, parse
 from wormfs.config.secret import Secret, SecretSource
@@ -76,6 +78,19 @@ def test_all_the_ways_of_a_file(storage: FtpStorage, backend: FtpBackend) -> Non
         backend.stat(KEY)
     backend.remove_directory(Key(b"job"))
     assert storage.visible() == set()
+
+
+def test_servers_demand_the_control_connections_session_again() -> None:
+    """What wormfs does for it is needed: a client that does not is refused there."""
+    for kind in (Kind.VSFTPD, Kind.PROFTPD):
+        server = storages_ftp.server(kind, Security.EXPLICIT)
+        client = ftplib.FTP_TLS(context=ssl.create_default_context(cafile=server.ca_file), timeout=10)
+        client.connect("127.0.0.1", server.port)
+        client.login(USER, PASSWORD)
+        client.prot_p()
+        with pytest.raises((ftplib.Error, OSError, EOFError)):
+            client.retrlines("LIST", lambda line: None)
+        client.close()
 
 
 def test_a_certificate_of_somebody_else_is_refused(storage: FtpStorage) -> None:

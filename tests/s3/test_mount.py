@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,19 +16,16 @@ import botocore.exceptions
 import pytest
 
 from tests.conformance.storages_s3 import S3Storage
-from tests.crash.real import Logged, kill_family, wait_settled, wait_until, worker_pids, writers
+from tests.crash.real import Logged, kill_family, wait_until, worker_pids, writers
 from tests.mount.conftest import Detached
-from tests.support import s3servers
+from tests.support import overservers, s3servers
 from tests.support.daemon import Daemon, daemons
-from tests.support.tools import as_www_data
 from wormfs import durability
 from wormfs.model import Key
 
 __all__ = ["daemons"]
 
 MIB = 1 << 20
-RACE = Path(__file__).parent.parent / "mount" / "programs" / "race.py"
-MOODLE = Path(__file__).parent.parent / "mount" / "php" / "moodle.php"
 
 
 def settings_of(storage: S3Storage, **settings: object) -> dict[str, object]:
@@ -52,106 +43,35 @@ def settings_of(storage: S3Storage, **settings: object) -> dict[str, object]:
 
 
 @pytest.fixture
-def mounted() -> Iterator[Callable[[S3Storage], Detached]]:
-    """Mounts a bucket as backend ``archive``, by a daemon that is no child of the tests."""
-    made: list[Detached] = []
-
-    def mount(storage: S3Storage, **settings: object) -> Detached:
-        base = Path(tempfile.mkdtemp(prefix="wormfs-s3-"))
-        base.chmod(0o755)
-        daemon = Detached(base, {"archive": settings_of(storage, **settings)})
-        made.append(daemon)
-        daemon.start()
-        return daemon
-
-    yield mount
-    for daemon in made:
-        daemon.clean_up()
-        assert daemon.mounted() == []
-        shutil.rmtree(daemon.base)
-
-
-def run(*words: object, cwd: Path | None = None) -> str:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd, timeout=120)
-    assert done.returncode == 0, (words, done.stdout, done.stderr)
-    return done.stdout
+def mounted() -> Iterator[Callable[..., Detached]]:
+    """Mounts a bucket as backend ``archive``."""
+    with overservers.detached() as mount:
+        yield lambda storage, **settings: mount(settings_of(storage, **settings))
 
 
 def test_tools(plain: S3Storage, mounted: Callable[..., Detached], tmp_path: Path) -> None:
     daemon = mounted(plain, capacity="20GiB")
-    mount = daemon.mountpoint / "archive"
-    source = tmp_path / "source"
-    (source / "below" / "deep").mkdir(parents=True)
-    for number, size in enumerate((0, 1, 4096, 100_000, 20_000_000)):
-        (source / "below" / f"file {number} ä").write_bytes(random.Random(number).randbytes(size))
-    os.utime(source / "below" / "file 1 ä", (1_600_000_000, 1_500_000_000))
-    run("cp", "-a", source, mount / "copied")
-    # It sets the mode after close: without a settle window only one that changes nothing.
-    run("rsync", "-rp", "--inplace", "--whole-file", "--chmod=F400", f"{source}/", mount / "synced")
-    run("tar", "-cf", tmp_path / "all.tar", "-C", source, ".")
-    (mount / "untarred").mkdir()
-    run("tar", "-xf", tmp_path / "all.tar", "-C", mount / "untarred", "--no-same-owner")
-    for copy in ("copied", "synced", "untarred"):
-        run("diff", "-r", source, mount / copy)
-    assert (mount / "copied/below/file 1 ä").stat().st_mtime == 1_500_000_000
-    listing = run("ls", "-lR", mount / "copied")
-    assert "20000000" in listing and "100000" in listing
-    assert run("df", "-B1", "--output=size", mount).split()[1] == str(20 << 30)
-    with pytest.raises(PermissionError):
-        (mount / "copied/below/file 1 ä").write_bytes(b"other")
+    source = overservers.use_tools(daemon, tmp_path)
     content = plain.plain(Key("copied/below/file 4 ä".encode()))
     assert content == (source / "below" / "file 4 ä").read_bytes()
     assert plain.uploads() == []
-    assert "Traceback" not in daemon.log_text()
-    for secret in (s3servers.SECRET_KEY,):
-        assert secret not in daemon.log_text()
+    assert s3servers.SECRET_KEY not in daemon.log_text()
 
 
 @pytest.mark.parametrize("size", [100, 24 * MIB])
 def test_moodle_stores_and_retrieves(size: int, plain: S3Storage, mounted: Callable[..., Detached]) -> None:
-    daemon = mounted(plain)
-    mount = daemon.mountpoint / "archive"
-    script, source = daemon.base / "moodle.php", daemon.base / "archive.zip"
-    shutil.copy(MOODLE, script)
-    source.write_bytes(random.Random(size).randbytes(size))
-    (mount / "storage").mkdir()
-    (mount / "storage").chmod(0o777)
-    done = as_www_data("php", script, mount / "storage", source, "7", timeout_s=120)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    steps = {step["step"]: step for step in map(json.loads, done.stdout.splitlines())}
-    expected = hashlib.sha256(source.read_bytes()).hexdigest()
-    assert steps["space"]["free"] > 1 << 30
-    assert steps["store"]["ok"] is True
-    assert steps["retrieve"]["sha256"] == [expected, expected]
-    assert steps["delete"]["ok"] is False
-    assert steps["rmdir"]["removed"] == 3
-    assert hashlib.sha256(plain.plain(Key(b"storage/job-7/archive.zip"))).hexdigest() == expected
+    overservers.use_moodle(mounted(plain), plain, size)
 
 
 def test_two_daemons_race_for_names(
     plain: S3Storage, mounted: Callable[..., Detached], tmp_path: Path
 ) -> None:
-    one, two = mounted(plain), mounted(plain)
-    place, other = one.mountpoint / "archive" / "p", two.mountpoint / "archive" / "p"
-    place.mkdir()
-    words = [8, 4, os.O_EXCL, tmp_path, place, other]
-    done = run(sys.executable, "-I", RACE, *words)
-    for number, told in enumerate(map(json.loads, done.splitlines())):
-        winners = [racer for racer, words in enumerate(told) if words == "None"]
-        assert len(winners) == 1, told
-        assert set(told) <= {"None", f"open {errno.EEXIST}", f"open {errno.EBUSY}", f"close {errno.EEXIST}"}
-        expected = f"{winners[0]:04}".encode() * 5000
-        assert plain.plain(Key(b"p/%d" % number)) == expected
-        assert (place / str(number)).read_bytes() == (other / str(number)).read_bytes() == expected
+    overservers.race(mounted(plain), mounted(plain), plain, 4, tmp_path)
 
 
 def examine(storage: S3Storage, daemon: Daemon, logged: Logged) -> None:
     """What was acknowledged is there, whole, with its record; and nothing else but whole files."""
-    wait_settled(daemon)
-    mount = daemon.mountpoint / "archive"
-    for key, digest in logged.stored.items():
-        assert hashlib.sha256((mount / os.fsdecode(key)).read_bytes()).hexdigest() == digest, key
-        assert os.getxattr(mount / os.fsdecode(key), "user.wormfs.state") == b"committed", key
+    overservers.must_show(daemon, logged)
     backend = storage.backend()
     backend.start()
     for name in storage.all_keys():
@@ -203,33 +123,15 @@ def test_kill_under_load(whom: str, daemons: Callable[..., Daemon], tmp_path: Pa
     daemon = daemons()
     daemon.write_config({"archive": settings_of(storage, commit_timeout="5s")})
     daemon.start()
-    chance = random.Random(3)
-    with writers(daemon.mountpoint / "archive", daemon.base / "logs") as load:
-        for number in range(soak_factor):
-            begun = load.stored_so_far()
-            load.start(8, str(number))
-            wait_until(lambda begun=begun: load.stored_so_far() > begun + 5)
-            time.sleep(chance.uniform(0, 0.3))
-            if whom != "worker":
-                # By SIGKILL under soak only: what SeaweedFS itself keeps then is not ours to promise. The
-                # same without wormfs is `test_what_seaweedfs_keeps_when_it_is_killed`.
-                server.stop(signal.SIGKILL if "SIGKILL" in whom else signal.SIGTERM)
-                time.sleep(0.5)
-                # What is written now is safe in the spool, and close says that it is not at the store.
-                server.start()
-                time.sleep(1)
-                for process in load._running:
-                    process.kill()
-                    process.wait()
-                load._running.clear()
-            else:
-                (pid,) = worker_pids(daemon)
-                os.kill(pid, signal.SIGKILL)
-                wait_until(lambda pid=pid: worker_pids(daemon) not in ([pid], []))
-                load.wait()
-            wait_settled(daemon)
-        logged = load.logged()
-    assert logged.stored
+
+    def restart() -> None:
+        # By SIGKILL under soak only: what SeaweedFS itself keeps then is not ours to promise. The same
+        # without wormfs is `test_what_seaweedfs_keeps_when_it_is_killed`.
+        server.stop(signal.SIGKILL if "SIGKILL" in whom else signal.SIGTERM)
+        time.sleep(0.5)
+        server.start()
+
+    logged = overservers.kill_under_load(daemon, soak_factor, None if whom == "worker" else restart)
     examine(storage, daemon, logged)
     assert daemon.stop() == 0
     server.remove()

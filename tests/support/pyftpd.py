@@ -3,9 +3,9 @@
 It prints its port and serves until it is ended. What it is asked for: ``root``, ``user``, ``password``; and
 if wanted ``port``, ``address`` (other than 127.0.0.1), ``certificate`` (PEM), ``implicit``, ``connections``
 (a further one gets 421), ``idle_s``, ``mlsd`` (false: no MLSD and no MLST), ``quota_bytes`` (STOR is cut off
-there with 552), ``lie`` (SIZE tells so many bytes more), ``damage`` (stored bytes are changed), ``merges`` (a
-directory can be renamed onto another), ``available_bytes`` (what AVBL answers), ``echo`` (a wrong password
-is repeated in the refusal).
+there with 552), ``lie`` (SIZE tells so many bytes more; of files of ``lie_from`` bytes and more), ``damage``
+(stored bytes are changed), ``merges`` (a directory can be renamed onto another), ``available_bytes`` (what
+AVBL answers), ``echo`` (a wrong password is repeated in the refusal).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def filesystem(options: dict[str, Any]) -> type[AbstractedFS]:
     class FS(AbstractedFS):  # type: ignore[misc]
         def getsize(self, path: str) -> int:
             size: int = super().getsize(path)
-            return size + int(options.get("lie", 0))
+            return size + int(options.get("lie", 0)) if size >= options.get("lie_from", 0) else size
 
         def open(self, filename: str, mode: str) -> Any:
             file = super().open(filename, mode)

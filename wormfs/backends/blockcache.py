@@ -26,6 +26,11 @@ class BlockCache(Generic[Block]):
         self._lock = threading.Lock()
 
     @property
+    def limit_bytes(self) -> int:
+        """What the blocks may take."""
+        return self._limit_bytes
+
+    @property
     def held_bytes(self) -> int:
         """What the blocks take now."""
         return self._held_bytes
@@ -49,6 +54,11 @@ class BlockCache(Generic[Block]):
             self._held_bytes += len(block)
             while self._held_bytes > self._limit_bytes:
                 self._forget(next(iter(self._blocks)))
+
+    def forget(self, file: Hashable, index: int) -> None:
+        """Forget one block, which is not needed any more."""
+        with self._lock:
+            self._forget((file, index))
 
     def drop(self, file: Hashable) -> None:
         """Forget all blocks of one file, when it is erased."""

@@ -40,6 +40,7 @@ from wormfs.fs import attributes, names, xattrs
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.closing import Closing
 from wormfs.fs.damage import Damage
+from wormfs.fs.directories import KnownDirectories
 from wormfs.fs.handles import DirectoryHandle, Handle, HandleTable, ReadHandle, SpoolReadHandle, WriteHandle
 from wormfs.fs.inodes import ROOT_INODE, InodeTable
 from wormfs.fs.listing import Item, Listing
@@ -92,6 +93,7 @@ class FileSystem:
         self._clock = clock
         self._records = records
         self._directory_cache_s = directory_cache_s
+        self._directories = KnownDirectories(backend.traits, clock, directory_cache_s)
         self.space = SpaceView(backend, clock, space_cache_s)
         self._inodes = InodeTable(backend.name)
         self._handles = HandleTable()
@@ -152,7 +154,11 @@ class FileSystem:
         entry = self._spool.get(key)
         if entry is not None:
             return attributes.of_entry(inode, entry)
-        return attributes.of_object(inode, await self._stat(key), self._directory_cache_s)
+        info = self._directories.get(key)
+        if info is None:
+            info = await self._stat(key)
+            self._directories.put(info)
+        return attributes.of_object(inode, info, self._directory_cache_s)
 
     def _of_detached(self, inode: int, substitute: object) -> Attributes:
         if isinstance(substitute, Entry):
@@ -291,6 +297,8 @@ class FileSystem:
 
     async def _group_for(self, directory: Key, caller: Caller) -> int:
         """A directory with the setgid bit hands its group down (inode(7))."""
+        if not self._backend.traits.keeps_directory_attributes:
+            return caller.gid  # it has no such bit
         info = await self._stat(directory)
         return info.gid if info.mode & stat.S_ISGID else caller.gid
 
@@ -512,6 +520,7 @@ class FileSystem:
         if self._spool.below(key):
             raise DirectoryNotEmpty("files are on their way into it", backend=self._backend.name, key=key)
         await self._run(self._backend.remove_directory, key)
+        self._directories.drop(key)
         self._inodes.detach(parent, name)
 
     async def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
@@ -579,6 +588,7 @@ class FileSystem:
         await self._run(self._backend.make_directory, new_key, wanted)
         try:
             await self._run(self._backend.remove_directory, info.key)
+            self._directories.drop(info.key)
         except DirectoryNotEmpty as error:
             await self._run(self._backend.remove_directory, new_key)
             raise Sealed("a directory with files keeps its name", key=info.key) from error

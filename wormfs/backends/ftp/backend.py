@@ -6,15 +6,18 @@ Files lie plainly under their own names; records, and whatever is on its way, in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TypeVar, cast
 
-from wormfs.backends.base import RESERVED_PREFIX, Guarantee, Traits
+from wormfs.backends.base import RESERVED_PREFIX, Guarantee, Traits, Transfer
 from wormfs.backends.blockcache import BLOCK_BYTES, BlockCache
-from wormfs.backends.ftp import check, inspection, probe, space
-from wormfs.backends.ftp.claims import Claim, Claims
+from wormfs.backends.ftp import check, inspection, once, probe, space
+from wormfs.backends.ftp.ahead import Ahead
+from wormfs.backends.ftp.claims import Claim, Claims, Won
 from wormfs.backends.ftp.listing import Seen, Type
 from wormfs.backends.ftp.names import MAX_KEY_BYTES, Names
 from wormfs.backends.ftp.options import FtpOptions, parse
@@ -23,10 +26,12 @@ from wormfs.backends.ftp.reader import FtpReader, Source
 from wormfs.backends.ftp.recent import Recent
 from wormfs.backends.ftp.server import Server
 from wormfs.backends.ftp.session import Session, connector
-from wormfs.backends.ftp.transfer import Debris, FtpTransfer, Target
+from wormfs.backends.ftp.transfer import FtpTransfer
+from wormfs.backends.ftp.upload import Debris, Target
 from wormfs.backends.retry import Patience, retrying
 from wormfs.clock import Clock, SystemClock
 from wormfs.errors import (
+    AccessDenied,
     AlreadyExists,
     BackendFault,
     DirectoryNotEmpty,
@@ -51,6 +56,7 @@ from wormfs.model import (
     Space,
     child,
     parent_of,
+    show,
 )
 from wormfs.worm import retention
 
@@ -60,8 +66,9 @@ _WRITE_BITS = 0o222
 _DIRECTORY_MODE = 0o777
 """FTP keeps none: nothing in a directory can be changed, so whoever may enter the mount may add."""
 _CHANGE_ATTEMPTS = 200
+_LOOKED_AT_ONCE = 64
 _COUNT_AGAIN_S = 3600.0
-_SCRUB_BYTES = 2 * BLOCK_BYTES
+_SCRUB_BYTES = 32 * BLOCK_BYTES
 
 
 def create(name: str, options: Mapping[str, object]) -> FtpBackend:
@@ -77,6 +84,7 @@ class FtpBackend:
         self.options = options
         self._clock = clock or SystemClock()
         self._guarantee = Guarantee.ATOMIC
+        self._write_once = False
         self._names = Names(name, options.directory, options.encoding)
         self._claims = Claims(name, self._names)
         self._pool: Pool | None = None
@@ -85,6 +93,7 @@ class FtpBackend:
         self._cache = BlockCache(options.read_memory_bytes)
         self._claiming = threading.Lock()
         self._debris = Debris()
+        self._ahead: Ahead | None = None
         self._used = space.Counted(self._clock, _COUNT_AGAIN_S)
 
     @property
@@ -112,22 +121,37 @@ class FtpBackend:
                 error.backend = error.backend or self.name
             raise
         self._pool = pool
+        self._ahead = Ahead(self.options.connections)
 
     def _prove(self, server: Server) -> None:
         probe.make_places(server, self._names, self.name)
         finding = probe.find_weakness(server, self._names)
         self._guarantee = Guarantee.ATOMIC
+        self._write_once = self._claims.write_once = finding is probe.Finding.NO_RENAME
+        if self._write_once:
+            finding = probe.find_weakness_of_once(server, self._names)
         if finding is not None:
             if finding not in probe.BEARABLE or not self.options.exclusive_writer:
                 raise probe.refusal(self.name, finding)
             self._guarantee = Guarantee.EXCLUSIVE_WRITER
+        if self._write_once:
+            self._names.abilities = probe.find_abilities_once(server, self._names)
+            return
         self._names.abilities = probe.find_abilities(server, self._names)
         inspection.sweep(server, self._names)
+
+    @property
+    def write_once(self) -> bool:
+        """The server lets nobody rename or delete, as was found out at the start."""
+        return self._write_once
 
     def close(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()
 
     def connected(self) -> Pool:
         """The connections. Raises Unavailable before ``start``."""
@@ -155,6 +179,8 @@ class FtpBackend:
         return Space(capacity, max(0, capacity - used))
 
     def time_ns(self) -> int | None:
+        if self._write_once:
+            return None  # asking would leave a file for ever, each time
         return self.ask(None, lambda server: inspection.server_time_ns(server, self._names))
 
     def findings(self) -> Iterator[Finding]:
@@ -208,12 +234,18 @@ class FtpBackend:
         known = self._recent.get(key, seen)
         if known is None:
             claim = self._claims.read(server, key)
+            self._must_be_done(server, claim)
             # Bytes still in the claim: what has the name is somebody else's file.
             record = None if claim is None or self._claims.pending(server, key) else claim.record
             self._recent.put(key, seen, record)
         else:
             record = known.record
         return _file(key, seen, record)
+
+    def _must_be_done(self, server: Server, claim: Claim | None) -> None:
+        """Raises NotFound for a file that was stored only in part, or that nobody has said to be whole."""
+        if claim is not None and claim.needs_done and not self._claims.done(server, claim.key):
+            raise self._not_found(claim.key)
 
     def list(self, key: Key) -> Iterator[ObjectInfo]:
         path = self._names.checked(key)
@@ -226,7 +258,16 @@ class FtpBackend:
                 raise NotADirectory("it is a file", backend=self.name, key=key)
             return server.list(path, key)
 
-        return self._listed(key, self.ask(key, start))
+        listed = self._listed(key, self.ask(key, start))
+        return self._committed_only(listed) if self._write_once else listed
+
+    def _committed_only(self, listed: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """Without the files that are not whole, or not yet."""
+        with contextlib.closing(cast("Generator[ObjectInfo]", listed)):
+            while some := list(itertools.islice(listed, _LOOKED_AT_ONCE)):
+                keys = [info.key for info in some if info.kind is Kind.FILE]
+                hidden = self.ask(None, lambda server: once.uncommitted(server, self._claims, keys))  # noqa: B023
+                yield from (info for info in some if info.key not in hidden)
 
     def _listed(self, key: Key, entries: Iterator[Seen]) -> Iterator[ObjectInfo]:
         try:
@@ -265,7 +306,7 @@ class FtpBackend:
             raise IsADirectory("it is a directory", backend=self.name, key=info.key)
         if (now.size_bytes, now.version) != (info.size_bytes, info.version) and not info.partial:
             raise NotFound("the file was replaced since it was looked up", backend=self.name, key=info.key)
-        source = Source(self.name, self.connected(), cache, self._patience)
+        source = Source(self.name, self.connected(), cache, self._patience, self._ahead)
         return FtpReader(source, path, info.key, now.size_bytes, (now.version, now.mtime_ns))
 
     def record(self, key: Key) -> Record | None:
@@ -285,28 +326,43 @@ class FtpBackend:
         if seen.type is Type.DIRECTORY:
             raise IsADirectory("it is a directory", backend=self.name, key=key)
         claim = self._claims.read(server, key)
+        self._must_be_done(server, claim)
         return None if claim is None or self._claims.pending(server, key) else claim
 
-    def begin(self, key: Key) -> FtpTransfer:
+    def begin(self, key: Key) -> Transfer:
         path, meta = self._names.checked(key), self._claims.meta_of(key)
 
         def look(server: Server) -> None:
             # One exchange with the server, for it is asked before each new file.
-            there, folder, claimed = server.look_at(path, self._names.path(parent_of(key)), meta)
-            if there is not None:
+            folder = self._names.path(parent_of(key))
+            taken, is_folder, claimed = server.look_before_a_file(path, folder, meta)
+            if claimed and self._write_once:
+                self._finish_for_another(server, key, path)
+            if taken:
                 raise AlreadyExists("the name is taken", backend=self.name, key=key)
-            if folder is None or folder.type is not Type.DIRECTORY:
+            if not is_folder:
                 self._must_have_directory(server, key)
-            if claimed is not None:
+            if claimed:
                 self._claims.must_be_free(server, key)
 
         self.ask(key, look)
-        return FtpTransfer(self._target(), key, resumed=False)
+        return self._transfer(key, resumed=False)
 
-    def resume(self, key: Key) -> FtpTransfer:
+    def resume(self, key: Key) -> Transfer:
         self._names.checked(key)
         self.ask(key, lambda server: self._must_have_directory(server, key))
-        return FtpTransfer(self._target(), key, resumed=True)
+        return self._transfer(key, resumed=True)
+
+    def _transfer(self, key: Key, *, resumed: bool) -> Transfer:
+        if self._write_once:
+            return once.OnceTransfer(self._target(), key)
+        return FtpTransfer(self._target(), key, resumed=resumed)
+
+    def _finish_for_another(self, server: Server, key: Key, path: bytes) -> None:
+        """What a host left that died before its last word becomes visible, if it is whole."""
+        claim = self._claims.read(server, key)
+        if claim is not None and claim.needs_done and not self._claims.done(server, key):
+            once.finish_for_another(server, self._claims, claim, path)
 
     def _must_have_directory(self, server: Server, key: Key) -> None:
         """Raises NotFound, or NotADirectory when something on the way is a file."""
@@ -331,15 +387,16 @@ class FtpBackend:
             committed=self._committed,
             debris=self._debris,
             verify=self.options.verify_upload,
+            ahead=self._ahead,
         )
 
-    def _claim(self, server: Server, staging: bytes, key: Key) -> bool:
+    def _claim(self, server: Server, staging: bytes, key: Key) -> Won | None:
         if self._guarantee is Guarantee.ATOMIC:
-            return self._claims.claim(server, staging, key)
+            return self._claims.claim_and_look(server, staging, key)
         # The server would merge the two: asked first, one thread of this only daemon at a time.
         with self._claiming:
             taken = self._claims.read(server, key) is not None
-            return not taken and self._claims.claim(server, staging, key)
+            return None if taken else self._claims.claim_and_look(server, staging, key)
 
     def _committed(self, key: Key, record: Record) -> ObjectInfo:
         self._recent.drop(key)
@@ -355,7 +412,7 @@ class FtpBackend:
                 raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
             number, record = self._claims.current(server, claim)
             wanted = dataclasses.replace(record, retention=retention.changed(record.retention, change))
-            if wanted == record or self._claims.append(server, claim, number + 1, wanted):
+            if wanted == record or self._append(server, claim, number + 1, wanted):
                 return wanted
             return None
 
@@ -366,8 +423,22 @@ class FtpBackend:
                 return record
         raise Unavailable("too many others change its retention at once", backend=self.name, key=key)
 
+    def _append(self, server: Server, claim: Claim, number: int, record: Record) -> bool:
+        if self._write_once:
+            return once.append(server, self._claims, claim, number, record)
+        return self._claims.append(server, claim, number, record)
+
     def erase(self, key: Key, *, early: bool = False) -> None:
         path = self._names.checked(key)
+        if self._write_once:
+            if self.stat(key).kind is Kind.DIRECTORY:
+                raise IsADirectory("it is a directory", backend=self.name, key=key)
+            raise AccessDenied(
+                "this server lets nobody delete: who administers it can, at the server itself, the file and "
+                f"its claim {show(self._names.claim(key))}",
+                backend=self.name,
+                key=key,
+            )
         begun: list[Claim | None] = []
 
         def attempt(server: Server) -> None:

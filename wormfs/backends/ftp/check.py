@@ -36,6 +36,9 @@ class Checked(Protocol):
     @property
     def traits(self) -> Traits: ...
 
+    @property
+    def write_once(self) -> bool: ...
+
     def start(self) -> None: ...
 
     def connected(self) -> Pool: ...
@@ -53,6 +56,8 @@ def run(backend: Checked, names: Names, claims: Claims, clock: Clock) -> Iterato
         yield from results
         if not all(result.passed for result in results):
             return
+        if backend.write_once:
+            check = _CheckOnce(backend, names, claims, clock)
         written = check.attempt("write", check.write)
         yield written
         if written.passed:
@@ -165,6 +170,25 @@ class _Check:
         if staging is not None:
             with contextlib.suppress(WormfsError), self._backend.connected().session() as session:
                 self._claims.discard(self._backend.server(session), staging)
+
+
+class _CheckOnce(_Check):
+    """Where nothing can be renamed or removed: the test object is stored by the first check, and stays."""
+
+    def write(self, server: Server) -> str:
+        place = self._names.claim(CHECK_KEY)
+        meta = encode_meta(CHECK_KEY, _record(self._clock.now_ns()), needs_done=True)
+        server.make_directory(place)
+        for name, content in ((DATA, _CONTENT), (META, meta)):
+            reply = server.store_once(place + b"/" + name, content, None)
+            if not reply.good and server.size(place + b"/" + name) is None:
+                raise server.fail(reply, None, "store a file", storing=True)
+        return f"{len(_CONTENT)} bytes with record"
+
+    def overwrite(self, server: Server) -> str:
+        if server.store_once(self._names.claim(CHECK_KEY) + b"/" + DATA, b"other\n", None).good:
+            raise BackendFault("the test object was replaced by another file", backend=self._backend.name)
+        return "what is there stays: the server itself replaces and deletes nothing"
 
 
 def _record(now_ns: int) -> Record:

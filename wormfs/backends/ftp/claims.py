@@ -31,9 +31,11 @@ from wormfs.model import ROOT, Key, Record, parent_of, show
 META: Final = b"meta"
 DATA: Final = b"data"
 _GONE: Final = b"gone"
-_CHANGE: Final = b"r%06d"
+DONE: Final = b"done"
+"""Where nothing can be renamed (``once``): beside ``meta``, when the file is whole."""
+CHANGE: Final = b"r%06d"
 _CHANGE_NAME: Final = re.compile(rb"r(\d{6})")
-_RECORD: Final = b"record"
+RECORD: Final = b"record"
 _VERSION: Final = 1
 
 
@@ -51,15 +53,25 @@ class Claim:
 
     key: Key
     record: Record
+    needs_done: bool = False
+    """Its file is there only if ``done`` says so: it was stored where nothing can be renamed."""
 
 
-def encode_meta(key: Key, record: Record) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Won:
+    """A name was won just now. ``size_bytes``: of the file that has it all the same, if there is one."""
+
+    size_bytes: int | None
+
+
+def encode_meta(key: Key, record: Record, *, needs_done: bool = False) -> bytes:
     """Two lines of JSON: whose claim it is, and the record."""
     try:
         path: object = key.decode()
     except UnicodeDecodeError:
         path = {"base64": base64.b64encode(key).decode()}
-    head = json.dumps({"v": _VERSION, "path": path}, ensure_ascii=False, separators=(",", ":"))
+    told = {"v": _VERSION, "path": path} | ({"needs": DONE.decode()} if needs_done else {})
+    head = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
     return head.encode() + b"\n" + record_codec.encode(record) + b"\n"
 
 
@@ -72,9 +84,10 @@ def decode_meta(text: bytes) -> Claim:
             raise BackendFault(f"a claim of version {document['v']!r}: a newer wormfs wrote it")
         path = document["path"]
         key = path.encode() if isinstance(path, str) else base64.b64decode(path["base64"], validate=True)
+        needs_done = document.get("needs") == DONE.decode()
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
         raise BackendFault("a claim's meta cannot be understood: it was damaged") from error
-    return Claim(Key(key), record_codec.decode(rest.strip()))
+    return Claim(Key(key), record_codec.decode(rest.strip()), needs_done)
 
 
 class Claims:
@@ -83,6 +96,8 @@ class Claims:
     def __init__(self, backend: str, names: Names) -> None:
         self._backend = backend
         self._names = names
+        self.write_once = False
+        """Claims are stored in their place, so that one may be seen while it is stored."""
 
     # Looking
 
@@ -95,6 +110,13 @@ class Claims:
         text = server.read_small(self.meta_of(key))
         if text is None:
             return None
+        if self.write_once and not text.endswith(b"\n"):
+            raise Unavailable(
+                "a host claims the name at this moment; if this stays, the server lost its power then, and "
+                f"its administrator can remove {show(self._names.claim(key))}",
+                backend=self._backend,
+                key=key,
+            )
         try:
             claim = decode_meta(text)
         except BackendFault as error:
@@ -104,6 +126,18 @@ class Claims:
             raise BackendFault("its claim names another path: it was damaged", backend=self._backend, key=key)
         return claim
 
+    def place_of(self, key: Key) -> bytes:
+        """The path of a claim."""
+        return self._names.claim(key)
+
+    def done_of(self, key: Key) -> bytes:
+        """The path of the word that a file is whole."""
+        return self._names.claim(key) + b"/" + DONE
+
+    def done(self, server: Server, key: Key) -> bool:
+        """Whether a file is whole whose claim needs that word."""
+        return server.are_directories([self.done_of(key)])[0]
+
     def pending(self, server: Server, key: Key) -> bool:
         """Whether a claim still holds its bytes: what has the name, if anything, is not its file."""
         return server.size(self._names.claim(key) + b"/" + DATA) is not None
@@ -111,14 +145,18 @@ class Claims:
     def current(self, server: Server, claim: Claim) -> tuple[int, Record]:
         """The number of the last change (0: none), and the record with it."""
         place = self._names.claim(claim.key)
-        if server.size(place + b"/" + _CHANGE % 1 + b"/" + _RECORD) is None:
+        if server.size(place + b"/" + CHANGE % 1 + b"/" + RECORD) is None:
             return 0, claim.record
         numbers = [
             int(found[1]) for found in map(_CHANGE_NAME.fullmatch, self._names_in(server, place)) if found
         ]
+        if claim.needs_done:
+            # The directory is made first there, and its host may have died before it was a change.
+            sizes = server.sizes(place + b"/" + CHANGE % number + b"/" + RECORD for number in numbers)
+            numbers = [number for number, size in zip(numbers, sizes, strict=True) if size is not None]
         for number in sorted(numbers, reverse=True):
-            text = server.read_small(place + b"/" + _CHANGE % number + b"/" + _RECORD)
-            if text is None:
+            text = server.read_small(place + b"/" + CHANGE % number + b"/" + RECORD)
+            if text is None or (claim.needs_done and not text.endswith(b"\n")):
                 # Never taken for "no change": a hold might be in it.
                 raise Unavailable(
                     "a change of its retention cannot be read now", backend=self._backend, key=claim.key
@@ -135,12 +173,16 @@ class Claims:
 
     def claim(self, server: Server, staging: bytes, key: Key) -> bool:
         """The one moment at which a name is won: false when somebody else has it."""
+        return self.claim_and_look(server, staging, key) is not None
+
+    def claim_and_look(self, server: Server, staging: bytes, key: Key) -> Won | None:
+        """The same in the exchange that looks what has the name; ``None`` when somebody else has won it."""
         target = self._names.claim(key)
-        reply = server.rename(staging, target)
+        reply, found = server.rename_and_size(staging, target, self._names.path(key))
         if reply.good:
-            return True
+            return Won(found)
         if server.size(target + b"/" + META) is not None:
-            return False
+            return None
         if server.look(target) is not None:
             raise BackendFault(
                 f"its claim {show(target)} has no meta: look what is in it, and move it away",
@@ -149,15 +191,16 @@ class Claims:
             )
         raise server.fail(reply, key, "claim the name")
 
-    def finish(self, server: Server, claim: Claim) -> Outcome:
+    def finish(self, server: Server, claim: Claim, won: Won | None = None) -> Outcome:
         """Give the claimed bytes their name, if they have not got it yet. Any host may do this.
 
-        Raises NotFound when the directory is gone; and the errors of the server.
+        ``won``: what ``claim_and_look`` has just said. Raises NotFound when the directory is gone; and the
+        errors of the server.
         """
         key, size = claim.key, claim.record.size_bytes
         path = self._names.path(key)
         data = self._names.claim(key) + b"/" + DATA
-        found = server.size(path)
+        found = server.size(path) if won is None else won.size_bytes
         if found is None:
             # A directory has no size; the server refuses to put a file in its place.
             reply, found = server.move_file(data, path)
@@ -187,10 +230,11 @@ class Claims:
             return Outcome.LOST if before is None and server.look(path) is None else Outcome.PUBLISHED
         if before is not None:
             return Outcome.IN_THE_WAY
-        self._must_have_parent(server, key)
+        self.must_have_parent(server, key)
         raise server.fail(refusal, key, "give the file its name")
 
-    def _must_have_parent(self, server: Server, key: Key) -> None:
+    def must_have_parent(self, server: Server, key: Key) -> None:
+        """Raises NotFound when the directory of a file is gone."""
         parent = parent_of(key)
         if parent != ROOT and server.look(self._names.path(parent)) is None:
             raise NotFound("its directory does not exist", backend=self._backend, key=key)
@@ -204,6 +248,8 @@ class Claims:
     def settle(self, server: Server, claim: Claim) -> None:
         """A claim that is not ours: bring it to its end. Raises AlreadyExists unless it was being erased."""
         key = claim.key
+        if claim.needs_done:
+            raise AlreadyExists("the name is taken", backend=self._backend, key=key)
         try:
             outcome = self.finish(server, claim)
         except NotFound:
@@ -292,17 +338,17 @@ class Claims:
         Raises NotFound when the file is being erased.
         """
         staging = self._names.staging()
-        target = self._names.claim(claim.key) + b"/" + _CHANGE % number
+        target = self._names.claim(claim.key) + b"/" + CHANGE % number
         made = server.make_directory(staging)
         if not made.good:
             raise server.fail(made, claim.key, "store a change of its retention", storing=True)
-        server.store_small(staging + b"/" + _RECORD, record_codec.encode(record) + b"\n", claim.key)
+        server.store_small(staging + b"/" + RECORD, record_codec.encode(record) + b"\n", claim.key)
         # Where renaming merges directories, only this look keeps a number for one.
-        taken = server.size(target + b"/" + _RECORD) is not None
+        taken = server.size(target + b"/" + RECORD) is not None
         reply = None if taken else server.rename(staging, target)
         if reply is None or not reply.good:
             self.discard(server, staging)
-            if reply is None or server.size(target + b"/" + _RECORD) is not None:
+            if reply is None or server.size(target + b"/" + RECORD) is not None:
                 return False
             raise server.fail(reply, claim.key, "store a change of its retention")
         if self._marked(server, claim):

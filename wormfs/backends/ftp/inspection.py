@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
-from wormfs.backends.ftp.claims import DATA, META, Claim, Claims, decode_meta
+from wormfs.backends.ftp.claims import DATA, DONE, META, Claim, Claims, decode_meta
 from wormfs.backends.ftp.listing import Type
 from wormfs.backends.ftp.names import CHECK_KEY, Names, claim_name
 from wormfs.backends.ftp.server import Server
@@ -63,7 +63,7 @@ def _remove(server: Server, path: bytes) -> None:
 
 def findings(ask: Ask, names: Names, claims: Claims) -> Iterator[Finding]:
     """See ``Backend.findings``: claims without a file, half-way claims, odd names. Streamed."""
-    yield from _claims(ask, names)
+    yield from _claims(ask, names, claims.write_once)
     places = names.hidden(b"e")
     for seen in ask(None, lambda server: server.list(places, places)):
         yield Finding(
@@ -74,18 +74,18 @@ def findings(ask: Ask, names: Names, claims: Claims) -> Iterator[Finding]:
     yield from _odd_names(ask, names)
 
 
-def _claims(ask: Ask, names: Names) -> Iterator[Finding]:
+def _claims(ask: Ask, names: Names, write_once: bool) -> Iterator[Finding]:
     places = names.hidden(b"c")
     for seen in ask(None, lambda server: server.list(places, places)):
         if seen.name == claim_name(CHECK_KEY):
             continue
         name = seen.name
-        finding = ask(None, lambda server, name=name: _judge(server, names, name))  # type: ignore[misc]
+        finding = ask(None, lambda server, name=name: _judge(server, names, name, write_once))  # type: ignore[misc]
         if finding is not None:
             yield finding
 
 
-def _judge(server: Server, names: Names, name: bytes) -> Finding | None:
+def _judge(server: Server, names: Names, name: bytes, write_once: bool) -> Finding | None:
     shown = b".wormfs/c/" + name
     place = names.hidden(b"c", name)
     text = server.read_small(place + b"/" + META)
@@ -93,6 +93,8 @@ def _judge(server: Server, names: Names, name: bytes) -> Finding | None:
         if server.look(place) is None:
             return None  # gone meanwhile
         return Finding(FindingKind.UNEXPECTED, shown, "a claim without a meta file")
+    if write_once and not text.endswith(b"\n"):
+        return Finding(FindingKind.UNEXPECTED, shown, "a claim that is just being made, or was cut off")
     try:
         claim = decode_meta(text)
         names.checked(claim.key)
@@ -105,6 +107,9 @@ def _judge(server: Server, names: Names, name: bytes) -> Finding | None:
 
 def _judge_file(server: Server, names: Names, place: bytes, claim: Claim) -> Finding | None:
     size = server.size(names.path(claim.key))
+    if claim.needs_done and not server.are_directories([place + b"/" + DONE])[0]:
+        detail = "a host claimed the name and did not finish, or is at it now; it goes on when it is back"
+        return Finding(FindingKind.UNEXPECTED, claim.key, detail)
     if size == claim.record.size_bytes:
         return None
     if server.size(place + b"/" + DATA) is not None:

@@ -2,8 +2,8 @@
 
 A zip file is read at its end first and then from its beginning. So each reader has up to two streams
 (RETR with REST), each with a connection of its own, which the pool may ask back when others need it. Whole
-blocks go through the backend's cache: the kernel asks for 128 KiB at a time, and seven of eight such
-questions are answered from memory.
+blocks go through the backend's cache. Who reads on finds the next blocks there already: a thread fetches
+a few ahead, so that the network and the reader work at the same time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wormfs.backends.blockcache import BLOCK_BYTES, BlockCache
+from wormfs.backends.ftp.ahead import Ahead
 from wormfs.backends.ftp.pool import Pool
 from wormfs.backends.ftp.replies import Reply, failure
 from wormfs.backends.ftp.session import DataStream, Session
 from wormfs.backends.retry import Patience, retrying
-from wormfs.errors import BackendFault, NotFound, Unavailable
+from wormfs.errors import BackendFault, NotFound, Unavailable, WormfsError
 from wormfs.model import Key
 
 _STREAMS = 2
@@ -25,6 +26,9 @@ _STREAMS_FROM_LIMIT = 4
 """Where the server allows fewer connections, one stream per reader is all."""
 _SKIP_BLOCKS = 4
 """So many blocks that nobody asked for are read along rather than asked for anew."""
+_AHEAD_BLOCKS = 8
+_AHEAD_SHARE = 16
+"""No reader fetches more than this part of the cache ahead: it must still be there when it is wanted."""
 
 
 @dataclass
@@ -45,6 +49,8 @@ class Source:
     pool: Pool
     cache: BlockCache[bytes]
     patience: Patience
+    ahead: Ahead | None = None
+    """Threads that fetch what will be asked for next; ``None``: nothing is fetched ahead."""
 
 
 class FtpReader:
@@ -60,15 +66,69 @@ class FtpReader:
         self._lock = threading.Lock()
         self._streams: list[_Stream] = []
         self._clock = 0
+        self._last_block = -2  # a first read, wherever it is, does not read on
+        self._reads_on = False
+        self._fetching_ahead = False
+        self._closed = False
+        self._ahead_blocks = min(_AHEAD_BLOCKS, source.cache.limit_bytes // BLOCK_BYTES // _AHEAD_SHARE)
 
     def read(self, offset: int, size: int) -> bytes:
-        return self._assembled(offset, size, self._block)
+        data = self._assembled(offset, size, self._block)
+        self._was_read(offset, len(data))
+        return data
 
     def read_ready(self, offset: int, size: int) -> bytes | None:
         try:
-            return self._assembled(offset, size, self._cached)
+            data = self._assembled(offset, size, self._cached)
         except _NotReady:
             return None
+        self._was_read(offset, len(data))
+        return data
+
+    def _was_read(self, offset: int, size: int) -> None:
+        """Does not block. From several threads at once it guesses wrong at worst."""
+        first, rest = divmod(offset, BLOCK_BYTES)
+        if not rest and size == min(BLOCK_BYTES, self._size_bytes - offset):
+            # Whole: the kernel has it now, and keeps it.
+            self._source.cache.forget(self._identity, first)
+        last = (offset + max(size, 1) - 1) // BLOCK_BYTES
+        if last != self._last_block:
+            self._reads_on = last == self._last_block + 1
+            self._last_block = last
+        if self._reads_on:
+            self._fetch_ahead()
+
+    def _fetch_ahead(self) -> None:
+        ahead = self._source.ahead
+        if ahead is None or self._fetching_ahead or self._closed:
+            return
+        if any(self._may_go_on(stream, self._ahead_blocks // 2) for stream in self._streams):
+            self._fetching_ahead = True
+            if ahead.start(self._go_on) is None:
+                self._fetching_ahead = False
+
+    def _may_go_on(self, stream: _Stream, blocks: int) -> bool:
+        """Whether it gives what comes next, and fewer than ``blocks`` of that have been fetched."""
+        return self._last_block < stream.next_block <= self._last_block + blocks
+
+    def _go_on(self) -> None:
+        """In a thread: fetch ahead while the program reads on. Who asks meanwhile takes turns with it."""
+        try:
+            while self._fetch_one_ahead():
+                pass
+        except WormfsError:
+            pass  # whoever asks for the next block finds it out himself
+        finally:
+            self._fetching_ahead = False
+
+    def _fetch_one_ahead(self) -> bool:
+        with self._lock:
+            for stream in self._streams:
+                if not self._closed and self._may_go_on(stream, self._ahead_blocks):
+                    at = stream.next_block
+                    self._source.cache.put(self._identity, at, self._next_block(stream))
+                    return True
+        return False
 
     def _assembled(self, offset: int, size: int, block: Callable[[int], bytes]) -> bytes:
         end = min(offset + size, self._size_bytes)
@@ -77,6 +137,7 @@ class FtpReader:
         first, last = offset // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
         if first == last:
             start = first * BLOCK_BYTES
+            # All of it is the block itself, not a copy.
             return block(first)[offset - start : end - start]
         pieces = bytearray()
         for index in range(first, last + 1):
@@ -117,18 +178,17 @@ class FtpReader:
     def _next_block(self, stream: _Stream) -> bytes:
         start = stream.next_block * BLOCK_BYTES
         wanted = min(BLOCK_BYTES, self._size_bytes - start)
-        block = bytearray(wanted)
         try:
-            found = stream.data.fill(memoryview(block))
+            block = stream.data.take(wanted)
         except Unavailable:
             self._drop(stream)
             raise
-        if found < wanted:
-            self._explain_end(stream, start + found)
+        if len(block) < wanted:
+            self._explain_end(stream, start + len(block))
         stream.next_block += 1
         if start + wanted == self._size_bytes:
             self._end(stream)
-        return bytes(block)
+        return block
 
     def _explain_end(self, stream: _Stream, at: int) -> None:
         """The bytes ended too early: a broken connection, or a file that is shorter than it was."""
@@ -208,6 +268,7 @@ class FtpReader:
             self._lock.release()
 
     def close(self) -> None:
+        self._closed = True
         with self._lock:
             self._drop_all()
             self._source.pool.unlend(self)

@@ -8,18 +8,25 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
+import itertools
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future
 from typing import IO
 
+from wormfs import threads
 from wormfs.backends.ftp import listing
 from wormfs.backends.ftp.listing import Seen, Type
 from wormfs.backends.ftp.replies import Reply, failure
-from wormfs.backends.ftp.session import Session
+from wormfs.backends.ftp.session import DataStream, Session
 from wormfs.clock import Clock
 from wormfs.errors import BackendFault, Unavailable, WormfsError
 
 _BLOCK_BYTES = 1 << 18
+_LARGE_BLOCK_BYTES = 1 << 20
+_HASH_BESIDE_FROM_BYTES = 8 << 20
+_ASKED_AT_ONCE = 16
+"""Several commands at once, but no more than any buffer on the way holds."""
 _LISTING_MEMORY_BYTES = 64 << 10
 _MAX_SMALL_BYTES = 1 << 20
 _COPY_BYTES = 64 << 10
@@ -62,6 +69,17 @@ class Server:
         replies = self.session.commands(*(b"MLST " + path for path in paths))
         return [self._facts(reply, path) for reply, path in zip(replies, paths, strict=True)]
 
+    def look_before_a_file(self, path: bytes, folder: bytes, meta: bytes) -> tuple[bool, bool, bool]:
+        """In one exchange, for it is asked before each new file: whether ``path`` is taken, ``folder`` a
+        directory, and ``meta`` a file."""
+        if self.can("MLST"):
+            there, inside, claimed = self.look_at(path, folder, meta)
+            is_folder = inside is not None and inside.type is Type.DIRECTORY
+            return there is not None, is_folder, claimed is not None
+        lines = (b"SIZE " + path, b"CWD " + path, b"CWD " + folder, b"SIZE " + meta)
+        sized, entered, inside_it, claim = self.session.commands(*lines)
+        return self._size(sized) is not None or entered.good, inside_it.good, self._size(claim) is not None
+
     def _facts(self, reply: Reply, path: bytes) -> Seen | None:
         if reply.code == 250:
             return self._mlst(reply, path)
@@ -95,6 +113,21 @@ class Server:
     def size(self, path: bytes) -> int | None:
         """Bytes of a file; ``None`` when there is no file (a directory has none either)."""
         return self._size(self.session.command(b"SIZE " + path))
+
+    def sizes(self, paths: Iterable[bytes]) -> list[int | None]:
+        """``size`` of several paths, in few exchanges."""
+        return [self._size(reply) for reply in self._asked(b"SIZE ", paths)]
+
+    def are_directories(self, paths: Iterable[bytes]) -> list[bool]:
+        """Which of several paths are directories, in few exchanges."""
+        return [reply.good for reply in self._asked(b"CWD ", paths)]
+
+    def _asked(self, verb: bytes, paths: Iterable[bytes]) -> list[Reply]:
+        lines = [verb + path for path in paths]
+        replies: list[Reply] = []
+        for start in range(0, len(lines), _ASKED_AT_ONCE):
+            replies += self.session.commands(*lines[start : start + _ASKED_AT_ONCE])
+        return replies
 
     def _size(self, reply: Reply) -> int | None:
         if reply.code == 213:
@@ -131,20 +164,41 @@ class Server:
         begun, ended = self.session.commands(b"RNFR " + source, b"RNTO " + target)
         return ended if begun.code == 350 else begun
 
-    def move_file(self, source: bytes, target: bytes) -> tuple[Reply, int | None]:
-        """``rename``, and the size that the target has then."""
-        lines = (b"RNFR " + source, b"RNTO " + target, b"SIZE " + target)
+    def rename_and_size(self, source: bytes, target: bytes, other: bytes) -> tuple[Reply, int | None]:
+        """``rename``, and then the size of another file."""
+        lines = (b"RNFR " + source, b"RNTO " + target, b"SIZE " + other)
         begun, ended, sized = self.session.commands(*lines)
         return (ended if begun.code == 350 else begun), self._size(sized)
 
-    def size_and_set_mtime(self, path: bytes, at_ns: int) -> int | None:
-        """``size``; and the file's time is set where the server can: MFMT, else MDTM with two arguments
-        (vsftpd)."""
+    def move_file(self, source: bytes, target: bytes) -> tuple[Reply, int | None]:
+        """``rename``, and the size that the target has then."""
+        return self.rename_and_size(source, target, target)
+
+    def examine(
+        self, path: bytes, at_ns: int, size: int, key: bytes | None
+    ) -> tuple[int | None, str, Stored]:
+        """What the server holds: size and SHA-256, by its own word if it can compute one, else read back.
+
+        On the way the file's time is set where the server can: MFMT, else MDTM with two arguments (vsftpd).
+        With another size than ``size`` there is no hash.
+        """
         line = self._mtime_line(path, at_ns)
-        if line is None:
-            return self.size(path)
-        sized, _ = self.session.commands(b"SIZE " + path, line)
-        return self._size(sized)
+        before = [b"SIZE " + path, *([line] if line else [])]
+        if self.can("XSHA256"):
+            found = self._size(self.session.commands(*before)[0])
+            return (found, *self.sha256(path, size, key)) if found == size else (found, "", Stored.COUNTED)
+        replies, stream = self.session.transfer_after(before, b"RETR " + path)
+        found = self._size(replies[0])
+        if found != size and not isinstance(stream, Reply):
+            stream.cut()
+        if found != size:
+            return found, "", Stored.COUNTED
+        return found, self._read_back(stream, size, key), Stored.READ_BACK
+
+    def size_and_set_mtime(self, path: bytes, at_ns: int) -> int | None:
+        """``size``, and the time is set as in ``examine``."""
+        line = self._mtime_line(path, at_ns)
+        return self._size(self.session.commands(b"SIZE " + path, *([line] if line else []))[0])
 
     # Content
 
@@ -180,6 +234,17 @@ class Server:
             message = f"the server kept {found} of {len(content)} bytes of a file of wormfs's own"
             raise Unavailable(message, backend=self._backend, key=key)
 
+    def store_once(self, path: bytes, content: bytes, key: bytes | None) -> Reply:
+        """``store_small`` where what is there is never replaced: the refusal is a Reply."""
+        stream = self.session.transfer_whole(b"STOR " + path)
+        if isinstance(stream, Reply):
+            return stream
+        reply = stream.send_bytes(content) or stream.finish()
+        if reply.good and self.size(path) != len(content):
+            message = "the server kept another number of bytes of a file of wormfs's own than were sent"
+            raise BackendFault(message, backend=self._backend, key=key)
+        return reply
+
     def sha256(self, path: bytes, size: int, key: bytes | None) -> tuple[str, Stored]:
         """The SHA-256 of what the server holds: its own word if it can compute one, else read back."""
         if self.can("XSHA256"):
@@ -187,17 +252,17 @@ class Server:
             words = [word for word in reply.text.lower().split() if len(word) == 64]
             if reply.good and words:
                 return words[0], Stored.HASHED
-        stream = self.session.transfer(b"RETR " + path)
+        return self._read_back(self.session.transfer(b"RETR " + path), size, key), Stored.READ_BACK
+
+    def _read_back(self, stream: DataStream | Reply, size: int, key: bytes | None) -> str:
         if isinstance(stream, Reply):
             raise self.fail(stream, key, "read back what was stored")
         digest = hashlib.sha256()
-        buffer = memoryview(bytearray(_BLOCK_BYTES))
-        while count := stream.fill(buffer):
-            digest.update(buffer[:count])
+        (_hash_beside if size > _HASH_BESIDE_FROM_BYTES else _hash)(stream, digest)
         reply = stream.finish()
         if not reply.good:
             raise self.fail(reply, key, "read back what was stored")
-        return digest.hexdigest(), Stored.READ_BACK
+        return digest.hexdigest()
 
     # Directories
 
@@ -250,6 +315,30 @@ class Server:
     def _gone(self, reply: Reply, path: bytes) -> None:
         if not reply.good and self.look(path) is not None:
             raise self.fail(reply, path, "remove a file of wormfs's own")
+
+
+def _hash(stream: DataStream, digest: hashlib._Hash) -> None:
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    while count := stream.fill(buffer):
+        digest.update(buffer[:count])
+
+
+def _hash_beside(stream: DataStream, digest: hashlib._Hash) -> None:
+    """The same for many bytes: one block is hashed while the next one comes."""
+    beside = threads.Beside(1)
+    pending: Future[None] | None = None
+    turns = itertools.cycle(memoryview(bytearray(_LARGE_BLOCK_BYTES)) for _ in range(2))
+    try:
+        # The block that is filled is never the one that is hashed: only one is under way.
+        for buffer in turns:
+            count = stream.fill(buffer)
+            if pending is not None:
+                pending.result()
+            if not count:
+                return
+            pending = beside.start(digest.update, buffer[:count])
+    finally:
+        beside.close()
 
 
 def _time_of(reply: Reply) -> int | None:

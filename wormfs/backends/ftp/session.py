@@ -16,7 +16,8 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ftputil.session
@@ -29,8 +30,11 @@ from wormfs.errors import AccessDenied, BackendFault, SettingsError, Unavailable
 WIRE = "latin-1"
 _SEND_BYTES = 1 << 20
 _TLS_SEND_BYTES = 256 << 10
-_MAX_SMALL_BYTES = 1 << 20
+_REPLY_BYTES = 8192
 _ORDER_S = 2.0
+_GOODBYE_S = 0.2
+_RESET_AT_CLOSE = struct.pack("@ii", 1, 0)
+_END_AT_CLOSE = struct.pack("@ii", 0, 0)
 
 
 class LoginRefused(AccessDenied):
@@ -105,8 +109,21 @@ def _discreet(error: ftplib.Error, password: str) -> Reply:
     return Reply(reply.code, text)
 
 
+def _limit(sock: socket.socket, timeout_s: float) -> None:
+    """How long one operation may take, kept by the kernel: Python's own limit costs a poll(2) and a turn at
+    the interpreter's lock before each call, and makes the socket one that never waits for a whole block."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(timeout_s)
+        return
+    sock.settimeout(None)
+    seconds, rest = divmod(timeout_s, 1)
+    limit = struct.pack("@ll", int(seconds), int(rest * 1_000_000))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
 def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):
         return "no answer in time"
     if isinstance(error, EOFError):
         return "it closed the connection"
@@ -127,15 +144,23 @@ def _context(backend: str, options: FtpOptions) -> ssl.SSLContext | None:
 class _Tidy(ftplib.FTP):
     """A client that closes its socket when the constructor of ftputil's session fails half-way."""
 
+    received = b""
+    """What has come and is in no line yet."""
+
     def getline(self) -> str:
         """A line of a reply. One without an end was cut off: "213 12" is not the size of 1,234 bytes."""
-        assert self.file is not None
-        line = self.file.readline(self.maxline + 1)
+        while b"\n" not in self.received:
+            if len(self.received) > self.maxline:
+                raise ValueError("a line of a reply is too long")
+            assert self.sock is not None
+            chunk = self.sock.recv(_REPLY_BYTES)
+            if not chunk:
+                raise EOFError
+            self.received += chunk
+        line, _, self.received = self.received.partition(b"\n")
         if len(line) > self.maxline:
             raise ValueError("a line of a reply is too long")
-        if not line.endswith("\n"):
-            raise EOFError
-        return line.rstrip("\r\n")
+        return line.rstrip(b"\r").decode(WIRE)
 
     def getresp(self) -> str:
         try:
@@ -147,6 +172,47 @@ class _Tidy(ftplib.FTP):
         except BaseException:
             self.close()
             raise
+
+    resets = False
+    """Data connections end with a reset unless that is taken back; set before the server is asked."""
+
+    def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
+        """As ftplib's, without TLS."""
+        if not self.passiveserver:
+            return ftplib.FTP.ntransfercmd(self, cmd, rest)  # noqa: S321 (the settings say whether by TLS)
+        connection = socket.create_connection(self.makepasv(), self.timeout)
+        try:
+            if self.resets:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            if rest is not None:
+                self.sendcmd(f"REST {rest}")
+            reply = self.sendcmd(cmd)
+            if reply[0] == "2":
+                reply = self.getresp()  # some say 200 first
+            if reply[0] != "1":
+                raise ftplib.error_reply(reply)  # noqa: S321 (an exception)
+        except BaseException:
+            connection.close()
+            raise
+        return connection, None
+
+    _passive: tuple[str, int] | None = None
+
+    def entered_passive(self, reply: str) -> None:
+        """The next data connection goes where this reply to PASV or EPSV says, which is asked no more."""
+        self._passive = self._where(reply)
+
+    def makepasv(self) -> tuple[str, int]:
+        there, self._passive = self._passive, None
+        return there or super().makepasv()
+
+    def _where(self, reply: str) -> tuple[str, int]:
+        assert self.sock is not None
+        host, port = self.sock.getpeername()[:2]
+        if reply.startswith("227"):
+            # The server's own idea of its address is not asked: it may be wrong behind a NAT, or a trap.
+            return host, ftplib.parse227(reply)[1]  # noqa: S321 (no connection is made here)
+        return ftplib.parse229(reply, (host, port))  # noqa: S321
 
     _settled = False
 
@@ -171,9 +237,15 @@ def _base_class(options: FtpOptions, context: ssl.SSLContext | None) -> type[_Ti
         def __init__(self, encoding: str = WIRE) -> None:
             super().__init__(timeout=options.timeout_s, context=secure, encoding=encoding)
 
+        def auth(self) -> str:
+            reply: str = super().auth()
+            # Whatever came in clear text behind the reply is nobody's word.
+            self.received = b""
+            return reply
+
         def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
             # vsftpd and proftpd want the control connection's TLS session again, by default.
-            plain, size = ftplib.FTP.ntransfercmd(self, cmd, rest)  # noqa: S321 (it becomes TLS below)
+            plain, size = _Tidy.ntransfercmd(self, cmd, rest)
             try:
                 control: Any = self.sock
                 # Without: each transfer waits 45 ms for a delayed acknowledgement.
@@ -221,6 +293,7 @@ class Session:
         assert ftp.sock is not None
         ftp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         ftp.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _limit(ftp.sock, options.timeout_s)
         self.features = self._features()
         if options.encoding == "utf-8" and "UTF8" in self.features:
             # Some say no though they have it on; names are tried out at the start of the backend.
@@ -270,13 +343,13 @@ class Session:
         sock = self._ftp.sock
         assert sock is not None
         self.pipelining = True
-        sock.settimeout(min(_ORDER_S, self._timeout_s))
+        _limit(sock, min(_ORDER_S, self._timeout_s))
         try:
             codes = [reply.code for reply in self.commands(b"NOOP", b"PWD", b"NOOP")]
         except Unavailable:
             codes = []
         finally:
-            sock.settimeout(self._timeout_s)
+            _limit(sock, self._timeout_s)
         self.pipelining = codes == [200, 257, 200]
         return self.pipelining
 
@@ -309,7 +382,7 @@ class Session:
     def quiet(self) -> bool:
         """Whether nothing has come from the server unasked: a goodbye (421) or the end of the connection."""
         sock = self._ftp.sock
-        if sock is None or self.broken:
+        if sock is None or self.broken or self._ftp.received:
             return False
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -332,7 +405,7 @@ class Session:
         sock = self._ftp.sock
         with contextlib.suppress(OSError, EOFError, ftplib.Error):
             if not self.broken and sock is not None:
-                sock.settimeout(0.2)
+                _limit(sock, _GOODBYE_S)
                 self._ftp.putcmd("QUIT")
         self.broken = True
         with contextlib.suppress(OSError):
@@ -345,9 +418,44 @@ class Session:
 
         ``offset``: sent as REST first, when it is not 0.
         """
+        return self.transfer_after((), line, offset)[1]
+
+    def transfer_whole(self, line: bytes) -> DataStream | Reply:
+        """``transfer`` of what may never be taken for complete before it is: should this process die before
+        ``finish``, or whoever has the stream leave it, the server sees a broken connection, not an end."""
+        self._ftp.resets = True
+        try:
+            stream = self.transfer(line)
+        finally:
+            self._ftp.resets = False
+        if not isinstance(stream, Reply):
+            stream.reset_unless_finished()
+        return stream
+
+    def transfer_after(
+        self, before: Sequence[bytes], line: bytes, offset: int = 0
+    ) -> tuple[list[Reply], DataStream | Reply]:
+        """``commands`` and then ``transfer``, with an exchange less where the server takes several at once.
+
+        The transfer is asked for whatever the replies to ``before`` say.
+        """
+        if not (before and self.pipelining and self._ftp.passiveserver):
+            replies = self.commands(*before) if before else []
+            return replies, self._opened(lambda: self._ftp.ntransfercmd(line.decode(WIRE), offset or None)[0])
+        *replies, where = self.commands(*before, b"PASV" if self._ftp.af == socket.AF_INET else b"EPSV")
+        if not where.good:
+            return replies, where
+
+        def connect() -> socket.socket:
+            self._ftp.entered_passive(where.text)
+            return self._ftp.ntransfercmd(line.decode(WIRE), offset or None)[0]
+
+        return replies, self._opened(connect)
+
+    def _opened(self, connect: Callable[[], socket.socket]) -> DataStream | Reply:
         with self._guarded():
             try:
-                sock, _ = self._ftp.ntransfercmd(line.decode(WIRE), offset or None)
+                sock = connect()
             except (ftplib.error_perm, ftplib.error_temp, ftplib.error_reply) as error:
                 reply = parse(error.args[0])
                 if reply.code == 421:
@@ -366,49 +474,45 @@ class DataStream:
         self._session = session
         self._sock = sock
         self._timeout_s = timeout_s
+        self._plain = not isinstance(sock, ssl.SSLSocket)
+        self._resets = False
+        _limit(sock, timeout_s)
 
     def send(self, fd: int, offset: int, size: int) -> Reply | None:
         """Send bytes of an open file. ``None`` when all went; the server's reply when it ended the transfer.
 
         Raises Unavailable when it ended without a word, OSError never.
         """
+        return self._sending(lambda: (self._sendfile if self._plain else self._send_copied)(fd, offset, size))
+
+    def send_bytes(self, content: bytes) -> Reply | None:
+        """The same for a few bytes in memory."""
+        return self._sending(lambda: self._sock.sendall(content))
+
+    def reset_unless_finished(self) -> None:
+        """See ``Session.transfer_whole``."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        self._resets = True
+
+    def _sending(self, action: Callable[[], None]) -> Reply | None:
         try:
-            if isinstance(self._sock, ssl.SSLSocket):
-                self._send_copied(fd, offset, size)
-            else:
-                self._sendfile(fd, offset, size)
+            action()
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             # The control connection has the reason: disk full, quota, time-out.
             return self.finish()
         except OSError as error:
-            self._abandon()
-            message = f"sending broke off: {_reason(error)}"
-            raise Unavailable(message, backend=self._session._backend) from error  # noqa: SLF001 (same module)
+            raise self._broke("sending", error) from error
         return None
 
-    def send_bytes(self, content: bytes) -> Reply | None:
-        """The same for a few bytes in memory."""
-        try:
-            self._sock.sendall(content)
-        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
-            return self.finish()
-        except OSError as error:
-            self._abandon()
-            message = f"sending broke off: {_reason(error)}"
-            raise Unavailable(message, backend=self._session._backend) from error  # noqa: SLF001
-        return None
+    def _broke(self, doing: str, error: OSError) -> Unavailable:
+        self._abandon()
+        message = f"{doing} broke off: {_reason(error)}"
+        return Unavailable(message, backend=self._session._backend)  # noqa: SLF001 (same module)
 
     def _sendfile(self, fd: int, offset: int, size: int) -> None:
-        poll = select.poll()
-        poll.register(self._sock, select.POLLOUT)
         end = offset + size
         while offset < end:
-            try:
-                sent = os.sendfile(self._sock.fileno(), fd, offset, min(_SEND_BYTES, end - offset))
-            except BlockingIOError:
-                if not poll.poll(self._timeout_s * 1000):
-                    raise TimeoutError from None
-                continue
+            sent = os.sendfile(self._sock.fileno(), fd, offset, min(_SEND_BYTES, end - offset))
             if not sent:
                 raise OSError("the spool file is shorter than it was")
             offset += sent
@@ -427,22 +531,47 @@ class DataStream:
         try:
             return self._sock.recv_into(buffer)
         except OSError as error:
-            self._abandon()
-            message = f"receiving broke off: {_reason(error)}"
-            raise Unavailable(message, backend=self._session._backend) from error  # noqa: SLF001
+            raise self._broke("receiving", error) from error
 
     def fill(self, buffer: memoryview) -> int:
         """Fill ``buffer`` as far as the stream goes. Raises Unavailable."""
         done = 0
-        while done < len(buffer):
-            count = self.receive(buffer[done:])
-            if not count:
-                break
-            done += count
+        try:
+            while done < len(buffer):
+                rest = buffer[done:]
+                # One call of the system for all of it: each return costs a turn at the interpreter's lock.
+                count = self._sock.recv_into(rest, 0, socket.MSG_WAITALL if self._plain else 0)
+                if not count:
+                    break
+                done += count
+        except OSError as error:
+            raise self._broke("receiving", error) from error
         return done
+
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes; fewer at the end of the stream. Raises Unavailable."""
+        if not self._plain:
+            buffer = bytearray(size)
+            found = self.fill(memoryview(buffer))
+            return bytes(memoryview(buffer)[:found])
+        pieces: list[bytes] = []
+        try:
+            while size:
+                # Received where it stays: no copy.
+                piece = self._sock.recv(size, socket.MSG_WAITALL)
+                if not piece:
+                    break
+                pieces.append(piece)
+                size -= len(piece)
+        except OSError as error:
+            raise self._broke("receiving", error) from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def finish(self) -> Reply:
         """End the data connection in order and wait for the server's verdict. Raises Unavailable."""
+        if self._resets:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
         self._shut()
         with self._session._guarded():  # noqa: SLF001
             return self._session._reply()  # noqa: SLF001
