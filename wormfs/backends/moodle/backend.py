@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
@@ -29,7 +30,7 @@ from wormfs.backends.moodle.database import Database
 from wormfs.backends.moodle.names import Area, Spot
 from wormfs.backends.moodle.options import MoodleOptions, parse
 from wormfs.backends.moodle.pool import Pool
-from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken
+from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken, asking
 from wormfs.backends.moodle.sidecar import SidecarState
 from wormfs.backends.moodle.tables import Tables, make_tables
 from wormfs.backends.moodle.transfer import MoodleTransfer, Origin, Target
@@ -214,7 +215,7 @@ class MoodleBackend:
 
         def change_it(connection: Connection) -> Record:
             locked = rows.lock_sidecar(connection, spot)
-            (found,) = rows.look(connection, spot)
+            (found,) = rows.look(asking(connection), spot)
             if not locked or found.sidecar is None:
                 self._require_file(key, found)
                 raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
@@ -234,7 +235,7 @@ class MoodleBackend:
 
         def begin_erase(connection: Connection) -> set[str]:
             rows.lock_sidecar(connection, spot)
-            (found,) = rows.look(connection, spot)
+            (found,) = rows.look(asking(connection), spot)
             if found.sidecar is not None:
                 changed = dataclasses.replace(found.sidecar, state=SidecarState.ERASING)
                 rows.replace_sidecar(connection, spot, changed)
@@ -353,8 +354,7 @@ class MoodleBackend:
         return located
 
     def _look(self, key: Key, *spots: Spot) -> Sequence[Found]:
-        rows = self.rows()
-        return self.database.read(lambda connection: rows.look(connection, *spots), key)
+        return self.rows().look(partial(self.database.ask, key=key), *spots)
 
     def _info(self, key: Key, found: Found) -> ObjectInfo | None:
         if found.file is not None:
