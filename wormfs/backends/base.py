@@ -234,6 +234,23 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Remembering(Protocol):
+    """What a driver of a server may have beside the contract: answers that it knows already.
+
+    Nothing here blocks, so no thread is needed; one that is costs as much as the answer, and each new file
+    asks several times.
+    """
+
+    def stat_ready(self, key: Key) -> ObjectInfo | None:
+        """What ``stat`` would answer now without asking the server, else ``None``."""
+        ...
+
+    def begin_ready(self, key: Key) -> Transfer | None:
+        """What ``begin`` would return now without asking the server, else ``None``. Raises what it raises."""
+        ...
+
+
+@runtime_checkable
 class Scrubbable(Protocol):
     """What a driver may have beside the contract: a way to read what is really stored, for verification.
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 import trio
 
 from wormfs import threads
-from wormfs.backends.base import Backend, Reader
+from wormfs.backends.base import Backend, Reader, Remembering
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
     AlreadyExists,
@@ -100,6 +100,7 @@ class FileSystem:
         self.forget_damage: Callable[[Key], None] = lambda key: None
         """Durably takes a key off the list of damaged files; blocks."""
         self._inline = backend.traits.inline
+        self._remembering = backend if isinstance(backend, Remembering) else None
         self._threads = threads.limiter(backend.traits.connections)
         self.invalidate: Callable[[int, bytes], None] | None = None
         """Makes the kernel forget a name in a directory; for names that go without its asking."""
@@ -130,7 +131,7 @@ class FileSystem:
         entry = self._spool.get(key)
         if entry is not None:
             return attributes.of_entry(self._inodes.remember(parent, name), entry)
-        info = await self._ask(self._backend.stat, key)
+        info = await self._stat(key)
         return attributes.of_object(self._inodes.remember(parent, name), info, self._directory_cache_s)
 
     async def _lookup_dot(self, inode: int, name: bytes) -> Attributes:
@@ -151,7 +152,7 @@ class FileSystem:
         entry = self._spool.get(key)
         if entry is not None:
             return attributes.of_entry(inode, entry)
-        return attributes.of_object(inode, await self._ask(self._backend.stat, key), self._directory_cache_s)
+        return attributes.of_object(inode, await self._stat(key), self._directory_cache_s)
 
     def _of_detached(self, inode: int, substitute: object) -> Attributes:
         if isinstance(substitute, Entry):
@@ -187,10 +188,10 @@ class FileSystem:
                 )
             await self._change_entry(entry, change)
             return attributes.of_entry(inode, entry)
-        info = await self._ask(self._backend.stat, key)
+        info = await self._stat(key)
         if info.kind is Kind.DIRECTORY:
             await self._change_directory(info, change)
-            info = await self._ask(self._backend.stat, key)
+            info = await self._stat(key)
         else:
             if change.mode is not None:
                 change = _without_same_mode(change, await self._ask(self._backend.record, key))
@@ -290,7 +291,7 @@ class FileSystem:
 
     async def _group_for(self, directory: Key, caller: Caller) -> int:
         """A directory with the setgid bit hands its group down (inode(7))."""
-        info = await self._ask(self._backend.stat, directory)
+        info = await self._stat(directory)
         return info.gid if info.mode & stat.S_ISGID else caller.gid
 
     async def open(self, inode: int, flags: int, caller: Caller) -> Opened:
@@ -310,7 +311,7 @@ class FileSystem:
         if node.detached is not None:
             raise NotFound("the file has been removed; its name may be that of another one now", key=key)
         # Looked for before it is refused: another host may have freed the name for a new file.
-        info = await self._ask(self._backend.stat, key)
+        info = await self._stat(key)
         with self._about(key):
             rules.may_open_record(flags)
         self.damage.check(key)
@@ -376,7 +377,7 @@ class FileSystem:
             # Its name may be that of another file by now.
             raise entry.outcome or NotFound("the file has been removed", key=entry.key)
         if handle.read_back is None:
-            info = await self._ask(self._backend.stat, entry.key)
+            info = await self._stat(entry.key)
             handle.read_back = await self._ask(self._backend.open, info)
         return await threads.run(handle.read_back.read, offset, size, limiter=self._threads)
 
@@ -432,7 +433,7 @@ class FileSystem:
     async def opendir(self, inode: int) -> int:
         """Start a pass over a directory."""
         key = self._inodes.key(inode)
-        info = await self._ask(self._backend.stat, key)
+        info = await self._stat(key)
         if info.kind is not Kind.DIRECTORY:
             raise NotADirectory("not a directory", backend=self._backend.name, key=key)
         listing = Listing(lambda: self._spool.below(key), lambda: self._backend.list(key))
@@ -493,7 +494,7 @@ class FileSystem:
         key = names.new_key(self._backend, directory, name)
         if self._spool.get(key) is not None:
             raise AlreadyExists("the name is taken", backend=self._backend.name, key=key)
-        above = await self._ask(self._backend.stat, directory)
+        above = await self._stat(directory)
         setgid = above.mode & stat.S_ISGID
         wanted = DirectoryAttributes(
             mode=(stat.S_IMODE(mode) & ~caller.umask) | setgid,
@@ -524,7 +525,7 @@ class FileSystem:
             await self._spool.discard(entry)
             self._inodes.detach(parent, name, entry)
             return
-        info = await self._ask(self._backend.stat, key)
+        info = await self._stat(key)
         if info.kind is Kind.DIRECTORY:
             raise IsADirectory("a directory", backend=self._backend.name, key=key)
         erased = await self._run(self._records.erase, key, Asker(caller.uid))
@@ -555,7 +556,7 @@ class FileSystem:
         if entry is not None:
             await self._spool.rename(entry, new_key)
         else:
-            info = await self._ask(self._backend.stat, key)
+            info = await self._stat(key)
             if info.kind is not Kind.DIRECTORY:
                 raise Sealed("the file is a record; its name is fixed", backend=self._backend.name, key=key)
             await self._move_directory(info, new_key)
@@ -564,7 +565,7 @@ class FileSystem:
     async def _must_be_free(self, key: Key) -> None:
         if self._spool.get(key) is None:
             try:
-                await self._ask(self._backend.stat, key)
+                await self._stat(key)
             except NotFound:
                 return
         raise AlreadyExists("the new name is taken", backend=self._backend.name, key=key)
@@ -638,7 +639,7 @@ class FileSystem:
             raise NotFound("the file has been removed; its name may be that of another one now", key=key)
         entry = self._spool.get(key)
         if entry is None:
-            info = await self._ask(self._backend.stat, key)
+            info = await self._stat(key)
             if info.kind is Kind.DIRECTORY:
                 raise Unsupported("directories keep no attributes", backend=self._backend.name, key=key)
             if change_record is None:
@@ -658,7 +659,7 @@ class FileSystem:
         entry = node.detached if isinstance(node.detached, Entry) else self._spool.get(key)
         if entry is not None:
             return xattrs.of_entry(entry, self._backend.name)
-        info = await self._ask(self._backend.stat, key)
+        info = await self._stat(key)
         if info.kind is Kind.DIRECTORY:
             return {b"user.wormfs.backend": self._backend.name.encode()}
         return xattrs.of_record(await self._ask(self._backend.record, key), self._backend.name)
@@ -685,6 +686,10 @@ class FileSystem:
         except WormfsError as error:
             error.backend, error.key = self._backend.name, key
             raise
+
+    async def _stat(self, key: Key) -> ObjectInfo:
+        known = None if self._remembering is None else self._remembering.stat_ready(key)
+        return await self._ask(self._backend.stat, key) if known is None else known
 
     async def _ask(self, question: Callable[..., _T], *arguments: object) -> _T:
         """A question that some drivers answer from the kernel's caches, without a thread."""

@@ -22,7 +22,7 @@ from typing import Protocol
 import trio
 
 from wormfs import threads
-from wormfs.backends.base import Backend
+from wormfs.backends.base import Backend, Remembering, Transfer
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
     AlreadyExists,
@@ -111,6 +111,7 @@ class Spool:
     ):
         """``records`` says until when a file stays and is told of commits; without it files stay for ever."""
         self._backend = backend
+        self._remembering = backend if isinstance(backend, Remembering) else None
         self._store = store
         self._reserve = reserve
         self._clock = clock
@@ -264,10 +265,7 @@ class Spool:
         entry.history.append((EntryState.WRITING, now, ""))
         self._names.add(entry)
         try:
-            if self._backend.traits.inline:
-                entry.transfer = self._backend.begin(key)
-            else:
-                entry.transfer = await threads.run(self._backend.begin, key, limiter=self._questions)
+            entry.transfer = await self._begin(key)
             if not self._store.has_prepared:
                 await threads.run(self._store.refill, limiter=self._limiter)
             entry.slot = self._store.allocate()
@@ -278,6 +276,12 @@ class Spool:
             self._sealer.abandon(entry)
             raise
         return entry
+
+    async def _begin(self, key: Key) -> Transfer:
+        if self._backend.traits.inline:
+            return self._backend.begin(key)
+        ready = self._remembering.begin_ready(key) if self._remembering is not None else None
+        return ready or await threads.run(self._backend.begin, key, limiter=self._questions)
 
     def write(self, entry: Entry, offset: int, data: bytes) -> int:
         """Put bytes into the spool file. Blocks for a copy into the page cache.
