@@ -30,6 +30,7 @@ from wormfs.backends.moodle.database import Database
 from wormfs.backends.moodle.names import Area, Spot
 from wormfs.backends.moodle.options import MoodleOptions, parse
 from wormfs.backends.moodle.pool import Pool
+from wormfs.backends.moodle.recent import Free, FreeNames
 from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken, asking
 from wormfs.backends.moodle.sidecar import SidecarState
 from wormfs.backends.moodle.tables import Tables, make_tables
@@ -100,6 +101,7 @@ class MoodleBackend:
         self.clock = clock or SystemClock()
         self._rows: Rows | None = None
         self._buffers = Buffers()
+        self._free_names = FreeNames()
         self._target = Target(name, self.database, self.pool, self.content, self.rows)
 
     # Life
@@ -152,10 +154,14 @@ class MoodleBackend:
         located = self._locate(key)
         if located is None or not located.spot.path:
             return info.of_directory(key, None, self.pool.owner)
-        (found,) = self._look(key, located.spot)
+        found, above = self._look(key, located.spot, located.spot.parent)
         seen = self._info(key, found)
         if seen is None:
+            in_directory = above.directory is not None or not located.spot.parent.path
+            if in_directory and located.course.state is CourseState.THERE:
+                self._free_names.note(key, Free(located.course, located.spot))
             raise self._missing(key)
+        self._free_names.forget(key)
         return seen
 
     def list(self, key: Key) -> Iterator[ObjectInfo]:
@@ -202,6 +208,19 @@ class MoodleBackend:
             raise AlreadyExists("the name is taken", backend=self.name, key=key)
         self._require_directory(key, located.spot.parent, above)
         return MoodleTransfer(self._target, key, located.spot, located.course, Origin.NEW)
+
+    def begin_ready(self, key: Key) -> MoodleTransfer | None:
+        """Right after ``stat`` has found the name free. See ``Remembering``."""
+        free = self._free_names.take(key)
+        if free is None:
+            return None
+        self.validate(name_of(key))
+        names.require_fit(free.spot, key, self.name)
+        return MoodleTransfer(self._target, key, free.spot, free.course, Origin.NEW)
+
+    def stat_ready(self, key: Key) -> ObjectInfo | None:
+        """The root only, where it is a directory of every Moodle. See ``Remembering``."""
+        return info.of_directory(key, None, self.pool.owner) if key == ROOT else None
 
     def resume(self, key: Key) -> MoodleTransfer:
         """Directories that are missing are made with the row."""

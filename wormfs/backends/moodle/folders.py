@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -71,39 +72,46 @@ class Folders:
     def make(self, contenthash: str) -> Folder:
         """The same, made if it is missing; on the disk after ``sync``. Raises OSError."""
         number = int(contenthash[:4], 16)
-        if self._lasting[number]:
-            try:
-                return self.open(contenthash)
-            except FileNotFoundError:
-                # Put back from a backup while wormfs runs, say: nothing is known of it any more.
-                self._lasting = bytearray(1 << 16)
         lasting = self._lasting
+        try:
+            if lasting[number]:
+                return self.open(contenthash)
+            return self._folder(contenthash, number, lasting)
+        except FileNotFoundError:
+            # Put back from a backup while wormfs runs, say: nothing is known of it any more.
+            self._lasting = bytearray(1 << 16)
+            return self._folder(contenthash, number, self._lasting)
 
-        def synced() -> None:
-            lasting[number] = 1
-
+    def _folder(self, contenthash: str, number: int, lasting: bytearray) -> Folder:
+        """One that may be missing, or not on the disk yet."""
+        upper, name = _path(contenthash).split("/")
+        upper_lasts = any(lasting[number & 0xFF00 : (number | 0xFF) + 1])
         with contextlib.ExitStack() as opened:
-            above = []
-            if not any(lasting[number & 0xFF00 : (number | 0xFF) + 1]):
-                above.append(os.dup(self._root_fd))
-                opened.callback(os.close, above[0])
-            upper, name = _path(contenthash).split("/")
-            upper_fd = self._make(upper, self._root_fd)
+            make = self._open if upper_lasts else self._make
+            upper_fd = make(upper, self._root_fd)
             opened.callback(os.close, upper_fd)
-            folder = Folder(self._make(name, upper_fd), (upper_fd, *above), synced)
+            above = [upper_fd]
+            if not upper_lasts:
+                above.append(os.dup(self._root_fd))
+                opened.callback(os.close, above[-1])
+            folder_fd = self._make(name, upper_fd)
             opened.pop_all()
-            return folder
+            return Folder(folder_fd, above, partial(lasting.__setitem__, number, 1))
 
     def _make(self, name: str, above_fd: int) -> int:
         with contextlib.suppress(FileExistsError):
             durability.make_directory(name, self._looks.directory_mode, above_fd)
-            made_fd = os.open(name, DIRECTORY_FLAGS, dir_fd=above_fd)
+            made_fd = self._open(name, above_fd)
             try:
                 self._dress(made_fd)
             except OSError:
                 os.close(made_fd)
                 raise
             return made_fd
+        return self._open(name, above_fd)
+
+    @staticmethod
+    def _open(name: str, above_fd: int) -> int:
         return os.open(name, DIRECTORY_FLAGS, dir_fd=above_fd)
 
     def _dress(self, fd: int) -> None:

@@ -11,39 +11,26 @@ brought back from there, as Moodle does it itself.
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
-import hashlib
 import logging
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from wormfs import durability
 from wormfs.backends.moodle.folders import DIRECTORY_FLAGS, Folder, Folders, Looks
+from wormfs.backends.moodle.staging import Digests, Staged, StagedAs, digest
 from wormfs.errors import BackendFault, DigestMismatch, SettingsError, Unavailable
 from wormfs.model import Space
 from wormfs.oserrors import translated, translating
 
 _log = logging.getLogger(__name__)
 
-_CHUNK_BYTES: Final = 1 << 20
-_SYNC_EVERY_BYTES: Final = 64 << 20
-"""What streams in is synced now and then, so that the end has little left to wait for."""
 TEMPORARY_PREFIX: Final = ".wormfs-"
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _ABANDONED_NS: Final = 7 * 86_400 * 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Digests:
-    """Of one content."""
-
-    sha1: str
-    sha256: str
 
 
 class Pool:
@@ -55,6 +42,7 @@ class Pool:
         self._backend = backend
         self.trash_path = trash_path
         self._fd = -1
+        self._device = -1
         self._looks = Looks(0o2777, 0o666)
         self._folders = Folders(-1, self._looks)
         self._can_be_nameless = True
@@ -81,7 +69,7 @@ class Pool:
         self._looks = Looks(looks.directory_mode, looks.file_mode, uid, gid)
         # What is mounted there may be another file system now: nothing is known of its folders.
         self._folders = Folders(fd, self._looks)
-        self._fd = fd
+        self._fd, self._device = fd, status.st_dev
         with translating(self._backend, None, "remove what crashed daemons left in the pool"):
             self._sweep(now_ns)
 
@@ -120,15 +108,15 @@ class Pool:
 
     def stage_spooled(self, spooled: BinaryIO) -> Staged | None:
         """The spool file as the pool file to be, if it lies on the same file system. Raises OSError."""
-        if not self.can_link or os.fstat(spooled.fileno()).st_dev != os.fstat(self._root()).st_dev:
-            return None
-        return Staged(os.dup(spooled.fileno()), None, StagedAs.SPOOL_FILE)
+        return Staged(-1, None, StagedAs.SPOOL_FILE) if self._links(spooled) else None
+
+    def _links(self, spooled: BinaryIO) -> bool:
+        self._root()
+        return self.can_link and os.fstat(spooled.fileno()).st_dev == self._device
 
     def dress_spooled(self, spooled: BinaryIO) -> None:
         """Give a spool file that is to be linked owner and mode, for the spool to sync. Raises OSError."""
-        staged = self.stage_spooled(spooled)
-        if staged is not None:
-            staged.close()
+        if self._links(spooled):
             self._dress(spooled.fileno())
 
     def discard(self, staged: Staged) -> None:
@@ -372,57 +360,6 @@ class Pool:
         return True
 
 
-class StagedAs(enum.Enum):
-    """What becomes the pool file."""
-
-    COPY = "a copy of the spool file"
-    SPOOL_FILE = "the spool file, by a second name"
-
-
-class Staged:
-    """A pool file to be. One thread at a time."""
-
-    def __init__(self, fd: int, name: str | None, kind: StagedAs = StagedAs.COPY) -> None:
-        """Owns ``fd``; ``name`` only where a file cannot be without one."""
-        self.fd = fd
-        self.kind = kind
-        self.name = name
-        self.copied_bytes = 0
-        self._synced_bytes = 0
-        self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._sha256 = hashlib.sha256()
-
-    def copy(self, source: BinaryIO, end_bytes: int) -> None:
-        """Go on up to ``end_bytes`` of ``source``: hash, and write where this is a copy.
-
-        Raises OSError; DigestMismatch when it is shorter.
-        """
-        source_fd = source.fileno()
-        while self.copied_bytes < end_bytes:
-            chunk = os.pread(source_fd, min(_CHUNK_BYTES, end_bytes - self.copied_bytes), self.copied_bytes)
-            if not chunk:
-                raise DigestMismatch("the spool file is shorter than what was written")
-            if self.kind is StagedAs.COPY:
-                durability.write_fully(self.fd, chunk)
-                self._sha256.update(chunk)
-            self._sha1.update(chunk)
-            self.copied_bytes += len(chunk)
-            if self.kind is StagedAs.COPY and self.copied_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
-                durability.sync_data(self.fd)
-                self._synced_bytes = self.copied_bytes
-
-    def digests(self, of_spool_file: str = "") -> Digests:
-        """Of what was copied so far. The spool has the SHA-256 of its own file: ``of_spool_file``."""
-        copied = self.kind is StagedAs.COPY
-        return Digests(self._sha1.hexdigest(), self._sha256.hexdigest() if copied else of_spool_file)
-
-    def close(self) -> None:
-        """Free the descriptor. May be called again."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
 class Aside:
     """Content that was taken from its place."""
 
@@ -467,16 +404,6 @@ class Aside:
                 durability.publish_link(fd, self._contenthash, folder_fd)
         finally:
             os.close(fd)
-
-
-def digest(fd: int) -> Digests:
-    """Of an open file, from its beginning. Raises OSError."""
-    sha1, sha256, offset = hashlib.sha1(usedforsecurity=False), hashlib.sha256(), 0
-    while chunk := os.pread(fd, _CHUNK_BYTES, offset):
-        sha1.update(chunk)
-        sha256.update(chunk)
-        offset += len(chunk)
-    return Digests(sha1.hexdigest(), sha256.hexdigest())
 
 
 def _relative(contenthash: str) -> str:

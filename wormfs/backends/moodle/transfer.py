@@ -22,9 +22,10 @@ from wormfs.backends.moodle.courses import Course
 from wormfs.backends.moodle.database import NO_PATIENCE, Database
 from wormfs.backends.moodle.dberrors import Duplicate
 from wormfs.backends.moodle.names import Spot
-from wormfs.backends.moodle.pool import Digests, Pool, Staged
+from wormfs.backends.moodle.pool import Pool
 from wormfs.backends.moodle.rows import NS_PER_S, Found, NewFile, Rows, Taken
 from wormfs.backends.moodle.sidecar import Sidecar, SidecarState
+from wormfs.backends.moodle.staging import Digests, Staged
 from wormfs.errors import AlreadyExists, BackendFault, DigestMismatch, NotFound, Unavailable, WormfsError
 from wormfs.model import Key, ObjectInfo, Record
 from wormfs.oserrors import translated
@@ -72,8 +73,15 @@ class MoodleTransfer:
             self._drop_staged()
 
     def prepare(self, spooled: BinaryIO, record: Record) -> None:
-        """A spool file that becomes the pool file gets its owner and mode, so that it is synced once."""
+        """A spool file that becomes the pool file gets its owner and mode, so that it is synced once.
+
+        Of a large file the rest is hashed and copied here: the disk writes it while the spool syncs its own.
+        """
+        if self._staged is not None:
+            self.advance(spooled, record.size_bytes)
         try:
+            if self._staged is not None:
+                self._staged.hurry(spooled)
             self._target.pool.dress_spooled(spooled)
         except OSError as error:
             raise translated(error, self._target.name, self._key, "prepare the spool file") from error
