@@ -21,6 +21,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from wormfs import durability
 from wormfs.backends.base import Guarantee, Traits
 from wormfs.backends.local.reader import Buffers, LocalReader
 from wormfs.backends.moodle import check, findings, info, listing, names, starting
@@ -267,10 +268,14 @@ class MoodleBackend:
                 contents.add(found.file.contenthash)
             return contents
 
-        for contenthash in self.database.change(begin_erase, key):
+        contents = self.database.change(begin_erase, key)
+        durability.step("moodle-erase.row-removed")
+        for contenthash in contents:
             self.content.erase(contenthash)
+        durability.step("moodle-erase.content-removed")
         # Until here the record says that an erase has begun, so that it can be gone on with.
         self.database.change(lambda connection: rows.remove(connection, rows.sidecar_hash(spot)), key)
+        durability.step("moodle-erase.record-removed")
 
     def findings(self) -> Iterator[Finding]:
         return findings.run(self)

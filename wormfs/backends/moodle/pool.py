@@ -237,6 +237,7 @@ class Pool:
             except FileNotFoundError:
                 yield None
                 return
+            durability.step("moodle-erase.content-aside")
             aside = Aside(folder.fd, name, contenthash)
             try:
                 yield aside
