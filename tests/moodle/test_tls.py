@@ -94,3 +94,28 @@ def test_another_name_is_refused(guarded: Guarded) -> None:
         named.start()
     for one in (backend, named):
         one.close()
+
+
+def test_a_server_without_it_is_refused(guarded: Guarded, tmp_path: Path) -> None:
+    """Asked for TLS, wormfs does not fall back to plain text, as clients of MySQL like to do."""
+    server = KINDS[guarded.moodle.kind](tls=guarded.tls)
+    server.encrypts = False
+    try:
+        server.make()
+        server.start()
+        moodle = make_moodle(guarded.moodle.kind, tmp_path, server)
+        plain = Guarded(moodle, guarded.tls, tmp_path)
+        backend = plain.backend(database_tls="off")
+        backend.start()
+        backend.close()
+        for asked in (
+            {"database_tls": "require"},
+            {"database_tls": "verify", "database_ca": str(guarded.tls.authority)},
+        ):
+            backend = plain.backend(**asked)
+            with pytest.raises(Unavailable, match="SSL"):
+                backend.start()
+            backend.close()
+        moodle.connection.close()
+    finally:
+        server.stop()

@@ -66,6 +66,7 @@ class DatabaseServer:
     """One server. ``start`` after ``make``; ``kill`` is what a crash does, ``stop`` takes everything away."""
 
     kind = ""
+    port = 0
 
     def __init__(self, *, durable: bool = False, tls: Tls | None = None) -> None:
         """``durable``: sync as a real one does; else fast. ``tls``: also on 127.0.0.1, with it."""
@@ -74,6 +75,8 @@ class DatabaseServer:
         self.data = self.base / "data"
         self.durable = durable
         self.port = 0 if tls is None else free_port()
+        self.encrypts = True
+        """Set to False before the start: on the port, but without TLS."""
         self.process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             user = pwd.getpwnam(_UNPRIVILEGED)
@@ -181,7 +184,8 @@ class PostgresqlServer(DatabaseServer):
             settings |= {"fsync": "off", "full_page_writes": "off"}
         if self.port:
             settings |= {
-                "listen_addresses": "127.0.0.1", "port": str(self.port), "ssl": "on",
+                "listen_addresses": "127.0.0.1", "port": str(self.port),
+                "ssl": "on" if self.encrypts else "off",
                 "ssl_cert_file": str(self.base / "certificate"), "ssl_key_file": str(self.base / "key"),
             }  # fmt: skip
         options = [f"--{name}={value}" for name, value in settings.items()]
@@ -229,10 +233,9 @@ class MariadbServer(DatabaseServer):
             "--max-connections=200", f"--init-file={self.base}/init.sql",
         ]  # fmt: skip
         if self.port:
-            options += [
-                "--bind-address=127.0.0.1", f"--port={self.port}",
-                f"--ssl-cert={self.base}/certificate", f"--ssl-key={self.base}/key",
-            ]  # fmt: skip
+            options += ["--bind-address=127.0.0.1", f"--port={self.port}"]
+            if self.encrypts:
+                options += [f"--ssl-cert={self.base}/certificate", f"--ssl-key={self.base}/key"]
         else:
             options.append("--skip-networking")
         if not self.durable:

@@ -49,7 +49,7 @@ _NUMBERS: Final[Mapping[int, type[WormfsError]]] = MappingProxyType(
         **dict.fromkeys((1021, 1114, 1041), OutOfSpace),
         **dict.fromkeys((1040, 1053, 1077, 1203, 1205, 1213, 1226, 1290, 1317, 1836), Unavailable),
         **dict.fromkeys((1927, 1969, 3024, 4031), Unavailable),
-        **dict.fromkeys((2002, 2003, 2006, 2013, 2055), Unavailable),
+        **dict.fromkeys((2002, 2003, 2006, 2013, 2026, 2055), Unavailable),
         1406: NameTooLong,
         1366: InvalidName,
     }
