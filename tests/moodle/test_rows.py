@@ -702,10 +702,12 @@ def test_a_name_just_looked_up_is_begun_without_the_database(
 
 def test_what_the_transaction_refuses_leaves_no_transaction_open(site: Site, backend: MoodleBackend) -> None:
     """Locks that stay would hold up Moodle; the same connection goes on with the next file."""
+    overtaken = [backend.begin(Key(b"exam.zip")) for _ in range(3)]
     site.store(backend, b"exam.zip", CONTENT)
-    for _ in range(3):
-        with pytest.raises(AlreadyExists):
-            site.publish(backend, b"exam.zip", b"other")
+    for number, transfer in enumerate(overtaken):
+        other = b"other %d" % number
+        with spooled(site.storage, other) as file, pytest.raises(AlreadyExists):
+            transfer.publish(file, make_record(other))
     # Fails at once if anybody has a lock on the directory's row, as each store takes one.
     root = (
         f"SELECT id FROM {site.moodle.prefix}files WHERE filename = '.' AND contextid = %s FOR UPDATE NOWAIT"
