@@ -94,8 +94,21 @@ def plain_rows(moodle: Moodle, connection: object, name: str, contenthash: str) 
 
 
 @contextlib.contextmanager
-def mounted(moodle: Moodle, base: Path) -> Iterator[Path]:
-    options = moodle.options(course=7, database_password=secret(), spool_reserve="0")
+def spool_mounted_apart(base: Path) -> Iterator[Path]:
+    """A directory of the same disk from which nothing can be linked into the pool."""
+    inside, apart = base / "spool-inside", base / "spool"
+    for folder in (inside, apart):
+        folder.mkdir()
+    subprocess.run(["mount", "--bind", inside, apart], check=True)
+    try:
+        yield apart
+    finally:
+        subprocess.run(["umount", "-l", apart], check=True)
+
+
+@contextlib.contextmanager
+def mounted(moodle: Moodle, base: Path, **settings: object) -> Iterator[Path]:
+    options = moodle.options(course=7, database_password=secret(), spool_reserve="0", **settings)
     daemon = Daemon(base, {"law": {"type": "moodle", **options}})
     try:
         daemon.start()
@@ -185,6 +198,7 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["large", "small"])
+    parser.add_argument("--copied", action="store_true", help="a spool that cannot be linked from")
     parser.add_argument("--plain-writer", nargs=5, metavar=("SERVER", "BASE", "PREFIX", "NAME", "COUNT"))
     arguments = parser.parse_args()
     if arguments.plain_writer:
@@ -197,7 +211,13 @@ def main() -> None:
     server = make_server(arguments.kind, durable=True)
     try:
         moodle = make_moodle(arguments.kind, base, server)
-        with mounted(moodle, base) as law:
+        with contextlib.ExitStack() as opened:
+            settings: dict[str, object] = {}
+            if arguments.copied:
+                settings["spool"] = str(opened.enter_context(spool_mounted_apart(base)))
+            law = opened.enter_context(mounted(moodle, base, **settings))
+            # The first file finds out whether the spool can be linked from.
+            subprocess.run(["cp", "/etc/hostname", law / "first"], check=True)
             if arguments.only != "small":
                 large(moodle, law, base, arguments.size_mib, arguments.rounds)
             if arguments.only != "large":

@@ -47,6 +47,10 @@ STEPS: Final = (
     "erase.recorded",
     "erase.mutable",
     "erase.unlinked",
+    "moodle-erase.row-removed",
+    "moodle-erase.content-aside",
+    "moodle-erase.content-removed",
+    "moodle-erase.record-removed",
     "erase.proved",
     "erase.tombstoned",
 )

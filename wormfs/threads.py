@@ -9,7 +9,6 @@ becomes of the work that goes on.
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,6 +70,7 @@ async def run_claiming(
     claim: Claim,
     patience_s: float,
     limiter: trio.CapacityLimiter,
+    then: Callable[[Result], None] | None = None,
 ) -> Result:
     """Call ``function`` in a thread. It first looks at something that may hang, then takes ``claim``
     and, only if that is granted, does what has consequences.
@@ -78,6 +78,9 @@ async def run_claiming(
     Once it has the claim it is waited for, cancelled or not. If it has not within ``patience_s`` seconds, or
     when the caller is cancelled before, the claim is taken away from it, the thread is left alone, and
     its place under ``limiter`` is free again.
+
+    ``then`` is given the result in the same thread, when the caller has gone on already: for what comes next
+    and nobody waits for. It must not raise.
 
     Raises Stuck then, trio.Cancelled, and whatever ``function`` raises.
     """
@@ -104,7 +107,13 @@ async def run_claiming(
         limiter.release_on_behalf_of(place)
         return trio.lowlevel.Abort.SUCCEEDED
 
-    trio.lowlevel.start_thread_soon(functools.partial(function, *arguments), deliver)
+    def work() -> None:
+        result = outcome.capture(function, *arguments)
+        deliver(result)
+        if then is not None and isinstance(result, outcome.Value):
+            then(result.value)
+
+    trio.lowlevel.start_thread_soon(work, lambda _: None)
     with trio.move_on_after(patience_s):
         result: Result = await trio.lowlevel.wait_task_rescheduled(abort)
         return result

@@ -21,8 +21,9 @@ from tests.support.daemon import Daemon, processes_of
 from tests.support.databases import DATABASE
 from tests.support.moodle import COMPONENT, COURSE, FILEAREA, context_of, secret
 from tests.support.tools import as_www_data
-from wormfs import durability
+from wormfs import audit, durability
 
+CONTENT = b"content of the exam" * 1000
 PHP = Path(__file__).parents[1] / "mount" / "php" / "moodle.php"
 WRITER = r"""
 import os, sys
@@ -50,11 +51,11 @@ def mounted(site: Site) -> Iterator[Callable[..., Daemon]]:
     password.chmod(0o600)
     os.chown(site.moodle.filedir, 33, 33)
 
-    def make(**variables: str) -> Daemon:
+    def make(settings: dict[str, object] | None = None, **variables: str) -> Daemon:
         top = base / f"daemon{len(made)}"
         top.mkdir()
         options = site.moodle.options(course=COURSE, database_password={"file": str(password)})
-        law = {"type": "moodle", "spool_reserve": "0", "empty_grace": "0s", **options}
+        law = {"type": "moodle", "spool_reserve": "0", "empty_grace": "0s", **options, **(settings or {})}
         made.append(Daemon(top, {"law": law}))
         made[-1].start(**variables)
         return made[-1]
@@ -201,6 +202,16 @@ def test_sixteen_processes_on_two_daemons_and_a_plain_client(
 
 
 STEPS = [name for name in durability.STEPS if name.startswith("moodle.")]
+ERASING = [name for name in durability.STEPS if name.startswith("moodle-erase.")]
+
+
+def kill_family(daemon: Daemon) -> None:
+    for pid in processes_of(daemon.base):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    assert daemon.process is not None
+    daemon.process.wait(20)
+    daemon.process = None
 
 
 @pytest.mark.parametrize("site", ["postgresql"], indirect=True)
@@ -219,12 +230,7 @@ def test_a_daemon_that_dies_at_each_durable_step(
             break
         stored[f"file-{number}"] = content
     assert len(stored) < 6, "it did not die"
-    for pid in processes_of(daemon.base):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 9)
-    assert daemon.process is not None
-    daemon.process.wait(20)
-    daemon.process = None
+    kill_family(daemon)
     daemon.start()
     daemon.wait_for(lambda: not daemon.status()["backends"]["law"]["spool"]["waiting"], "recovery")
     for name, content in stored.items():
@@ -238,3 +244,35 @@ def test_a_daemon_that_dies_at_each_durable_step(
     assert list(backend.findings()) == []
     used = {contenthash for contenthash, _ in site.moodle.rows().values()}
     assert site.moodle.pool_files() <= used, "content that no row uses is left"
+
+
+@pytest.mark.parametrize("site", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("step", [*ERASING, "erase.recorded", "erase.proved"])
+def test_a_daemon_that_dies_at_each_step_of_an_erase(
+    step: str, site: Site, mounted: Callable[..., Daemon]
+) -> None:
+    """What was asked to go is gone after the next start, with its tombstone, and nothing else is."""
+    daemon = mounted({"erase": "always"}, **{durability.CRASH_VARIABLE: step})
+    law = daemon.mountpoint / "law"
+    write(law / "exam", CONTENT)
+    write(law / "other", b"stays")
+    with pytest.raises(OSError, match=r"abort|not connected|Input/output"):
+        (law / "exam").unlink()
+    kill_family(daemon)
+    # As it is now: whole, or somebody remembers that it was to go.
+    intents = list((daemon.state_directory / "erasing" / "law").glob("*.json"))
+    assert intents, "nobody would go on with it"
+    daemon.start()
+    daemon.wait_for(lambda: "other" in os.listdir(law), "the new mount")
+    with pytest.raises(FileNotFoundError):
+        (law / "exam").stat()
+    assert (law / "other").read_bytes() == b"stays"
+    assert hashlib.sha1(CONTENT).hexdigest() not in {name[:40] for name in site.moodle.pool_files()}
+    assert not [name for name in site.moodle.pool_files() if name.startswith(".")]
+    records = f"SELECT source FROM {site.moodle.prefix}files WHERE filearea = 'record' AND filename <> '.'"
+    assert [json.loads(row[0])["path"] for row in site.moodle.execute(records)] == ["other"]
+    lines = audit.read(audit.audit_path(daemon.state_directory, "law"))
+    assert len([line for line in lines if line["event"] == "erased"]) == 1
+    assert list((daemon.state_directory / "erasing" / "law").glob("*.json")) == []
+    write(law / "exam", b"a new file of that name")
+    assert site.moodle.content("exam") == b"a new file of that name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,7 +22,9 @@ from tests.support.moodle import COURSE, EMPTY_SHA1, context_of
 from wormfs import clock, durability
 from wormfs.backends.moodle.backend import MoodleBackend
 from wormfs.backends.moodle.content import LOOK_AGAIN_S
+from wormfs.backends.moodle.database import Cursor
 from wormfs.backends.moodle.pool import Aside
+from wormfs.backends.moodle.rows import Taken
 from wormfs.errors import (
     AccessDenied,
     AlreadyExists,
@@ -652,3 +656,103 @@ def test_an_erase_takes_what_was_stored_and_what_the_row_names_now(
     )
     backend.erase(Key(b"exam.zip"))
     assert site.moodle.pool_files() == set()
+
+
+def test_a_name_just_looked_up_is_begun_without_the_database(
+    site: Site, backend: MoodleBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel looks a name up and creates it in the same moment; later, or twice, it is asked again."""
+    now = clock.monotonic()
+    monkeypatch.setattr(backend._free_names, "_monotonic", lambda: now)
+    asked: list[object] = []
+    ask = backend.database.ask
+    monkeypatch.setattr(backend.database, "ask", lambda *a, **n: asked.append(a) or ask(*a, **n))
+    key = Key(b"exam.zip")
+
+    def look_up(one: Key) -> None:
+        with pytest.raises(NotFound):
+            backend.stat(one)
+        asked.clear()
+
+    assert backend.begin_ready(key) is None, "nobody has looked"
+    look_up(key)
+    assert backend.begin_ready(key) is not None
+    assert asked == []
+    assert backend.begin_ready(key) is None, "once"
+    look_up(key)
+    now += 0.3
+    assert backend.begin_ready(key) is None, "that was a while ago"
+    look_up(Key(b"missing/exam.zip"))
+    assert backend.begin_ready(Key(b"missing/exam.zip")) is None, "its directory is not there"
+    look_up(key)
+    site.store(backend, key, CONTENT)
+    backend.stat(key)
+    assert backend.begin_ready(key) is None, "it is there"
+    look_up(Key(b"a:b"))
+    with pytest.raises(InvalidName):
+        backend.begin_ready(Key(b"a:b"))
+    # Whoever is told "free" and was overtaken learns it from the unique index.
+    look_up(Key(b"raced"))
+    transfer = backend.begin_ready(Key(b"raced"))
+    assert transfer is not None
+    site.moodle.add_file("raced", b"Moodle's")
+    with spooled(site.storage, CONTENT) as file, pytest.raises(AlreadyExists):
+        transfer.publish(file, make_record(CONTENT))
+    assert site.moodle.content("raced") == b"Moodle's"
+
+
+def test_a_transaction_that_comes_to_nothing_leaves_no_lock(site: Site, backend: MoodleBackend) -> None:
+    """It would hold up Moodle; the same connection goes on with the next file."""
+    site.store(backend, b"exam.zip", CONTENT)
+
+    def refused(cursor: Cursor) -> None:
+        cursor.execute(f"UPDATE {site.moodle.prefix}files SET sortorder = 7 WHERE filename = '.'")
+        raise Taken
+
+    with pytest.raises(Taken):
+        backend.database.write(refused)
+    # Fails at once if anybody has a lock on the directory's row, as each store takes one.
+    root = (
+        f"SELECT id FROM {site.moodle.prefix}files WHERE filename = '.' AND contextid = %s FOR UPDATE NOWAIT"
+    )
+    assert len(site.moodle.execute(root, context_of(COURSE))) == 1
+    site.store(backend, b"next.zip", CONTENT)
+
+
+def test_a_deadlock_is_run_again(site: Site, backend: MoodleBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one: two transactions that lock two rows in the opposite order; the database ends one."""
+    site.store(backend, b"one", b"1")
+    site.store(backend, b"two", b"2")
+    files = f"{site.moodle.prefix}files"
+    other = dataclasses.replace(site.moodle)
+    lock = f"UPDATE {files} SET sortorder = sortorder + 1 WHERE filename = %s"
+    runs: list[int] = []
+    both_have_one = threading.Barrier(2)
+
+    def ours(cursor: Cursor) -> None:
+        runs.append(len(runs))
+        cursor.execute(lock, ("one",))
+        if len(runs) == 1:
+            both_have_one.wait(20)
+        cursor.execute(lock, ("two",))
+
+    def theirs() -> None:
+        with other.connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(lock, ("two",))
+            both_have_one.wait(20)
+            try:
+                cursor.execute(lock, ("one",))
+                cursor.execute("COMMIT")
+            except Exception:  # noqa: BLE001 (the database has chosen this one)
+                cursor.execute("ROLLBACK")
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        second = pool.submit(theirs)
+        backend.database.write(ours)
+        second.result(30)
+    other.connection.close()
+    changed = site.moodle.execute(f"SELECT filename, sortorder FROM {files} WHERE filename IN ('one', 'two')")
+    # Each transaction that came to its end counts in both rows, and ours did once, however often it was run.
+    assert {row[1] for row in changed} <= {1, 2}
+    assert len({row[1] for row in changed}) == 1

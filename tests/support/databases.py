@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,66 @@ WAIT_S = 60.0
 _UNPRIVILEGED = "nobody"
 
 
+@dataclass(frozen=True)
+class Tls:
+    """What a server shows, and by whom it was signed."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+def make_tls(directory: Path, name: str) -> Tls:
+    """An authority of its own in ``directory``, and a certificate by it for ``name`` only."""
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    made = Tls(directory / "server.pem", directory / "server.key", directory / "authority.pem")
+    authority_key = directory / "authority.key"
+    openssl = ["openssl", "req", "-x509", *curve, "-days", "2"]
+    for command in (
+        [*openssl, "-subj", "/CN=the tests", "-keyout", authority_key, "-out", made.authority],
+        [
+            *openssl, "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}",
+            "-addext", "basicConstraints=critical,CA:FALSE",
+            "-CA", made.authority, "-CAkey", authority_key, "-keyout", made.key, "-out", made.certificate,
+        ],
+    ):  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True)
+    return made
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class DatabaseServer:
     """One server. ``start`` after ``make``; ``kill`` is what a crash does, ``stop`` takes everything away."""
 
     kind = ""
+    port = 0
 
-    def __init__(self, *, durable: bool = False) -> None:
-        """``durable``: sync as a real one does; else fast."""
+    def __init__(self, *, durable: bool = False, tls: Tls | None = None) -> None:
+        """``durable``: sync as a real one does; else fast. ``tls``: also on 127.0.0.1, with it."""
         self.base = Path(tempfile.mkdtemp(prefix=f"wormfs-{self.kind}-"))
         self.base.chmod(0o755)
         self.data = self.base / "data"
         self.durable = durable
+        self.port = 0 if tls is None else free_port()
+        self.encrypts = True
+        """Set to False before the start: on the port, but without TLS."""
         self.process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             user = pwd.getpwnam(_UNPRIVILEGED)
             os.chown(self.base, user.pw_uid, user.pw_gid)
+        if tls is not None:
+            for name in ("certificate", "key"):
+                copied = self.base / name
+                shutil.copy(getattr(tls, name), copied)
+                copied.chmod(0o600)
+                if os.geteuid() == 0:
+                    os.chown(copied, user.pw_uid, user.pw_gid)
 
     @property
     def socket(self) -> Path:
@@ -116,7 +162,7 @@ class PostgresqlServer(DatabaseServer):
         return self.base
 
     def socket_file(self) -> str:
-        return str(self.base / ".s.PGSQL.5432")
+        return str(self.base / f".s.PGSQL.{self.port or 5432}")
 
     def make(self) -> None:
         password = self.base / "password"
@@ -136,6 +182,12 @@ class PostgresqlServer(DatabaseServer):
         }
         if not self.durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
+        if self.port:
+            settings |= {
+                "listen_addresses": "127.0.0.1", "port": str(self.port),
+                "ssl": "on" if self.encrypts else "off",
+                "ssl_cert_file": str(self.base / "certificate"), "ssl_key_file": str(self.base / "key"),
+            }  # fmt: skip
         options = [f"--{name}={value}" for name, value in settings.items()]
         return [_postgresql("postgres"), "-D", str(self.data), *options]
 
@@ -147,8 +199,9 @@ class PostgresqlServer(DatabaseServer):
 
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(
-            host=str(self.base), user=USER, password=PASSWORD, dbname="postgres", autocommit=True
-        )
+            host=str(self.base), port=self.port or 5432, user=USER, password=PASSWORD, dbname="postgres",
+            autocommit=True,
+        )  # fmt: skip
 
 
 class MariadbServer(DatabaseServer):
@@ -176,9 +229,15 @@ class MariadbServer(DatabaseServer):
     def command(self) -> list[str]:
         options = [
             f"--datadir={self.data}", f"--socket={self.socket}", f"--pid-file={self.base}/pid",
-            "--skip-networking", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=64M",
             "--max-connections=200", f"--init-file={self.base}/init.sql",
         ]  # fmt: skip
+        if self.port:
+            options += ["--bind-address=127.0.0.1", f"--port={self.port}"]
+            if self.encrypts:
+                options += [f"--ssl-cert={self.base}/certificate", f"--ssl-key={self.base}/key"]
+        else:
+            options.append("--skip-networking")
         if not self.durable:
             options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0"]
         return ["/usr/sbin/mariadbd", "--no-defaults", *options]
@@ -192,9 +251,9 @@ class MariadbServer(DatabaseServer):
 KINDS: dict[str, type[DatabaseServer]] = {"postgresql": PostgresqlServer, "mariadb": MariadbServer}
 
 
-def make_server(kind: str, *, durable: bool = False) -> DatabaseServer:
+def make_server(kind: str, *, durable: bool = False, tls: Tls | None = None) -> DatabaseServer:
     """A server of one's own, made and started. Its maker stops it."""
-    server = KINDS[kind](durable=durable)
+    server = KINDS[kind](durable=durable, tls=tls)
     try:
         server.make()
         server.start()

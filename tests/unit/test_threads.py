@@ -112,3 +112,50 @@ def test_a_cancelled_caller_does_not_wait_for_one_that_only_looks() -> None:
         assert await trio.to_thread.run_sync(work.refused.wait, LIMIT_S)
 
     trio.run(main)
+
+
+def test_what_comes_next_goes_on_in_the_thread_when_the_caller_has_its_answer() -> None:
+    async def main() -> None:
+        limiter = threads.limiter(1)
+        may_go_on, told, threads_seen = threading.Event(), threading.Event(), []
+
+        def function() -> str:
+            threads_seen.append(threading.get_ident())
+            return "sealed"
+
+        def then(result: str) -> None:
+            assert may_go_on.wait(LIMIT_S)
+            threads_seen.append(threading.get_ident())
+            told.set()
+
+        result = await threads.run_claiming(
+            function, claim=threads.Claim(), patience_s=LIMIT_S, limiter=limiter, then=then
+        )
+        assert result == "sealed"
+        # The caller goes on, and its place is free, while the thread has not come further.
+        assert not told.is_set()
+        assert limiter.borrowed_tokens == 0
+        may_go_on.set()
+        assert await trio.to_thread.run_sync(told.wait, LIMIT_S)
+        assert threads_seen[0] == threads_seen[1] != threading.get_ident()
+
+    trio.run(main)
+
+
+def test_nothing_comes_next_after_an_error() -> None:
+    async def main() -> None:
+        came: list[object] = []
+        done = threading.Event()
+
+        def fail() -> object:
+            raise ValueError("not sealed")
+
+        with pytest.raises(ValueError, match="not sealed"):
+            await threads.run_claiming(
+                fail, claim=threads.Claim(), patience_s=LIMIT_S, limiter=threads.limiter(1), then=came.append
+            )
+        # The thread is used again for the next one, so it has come to its end.
+        await trio.to_thread.run_sync(done.set)
+        assert came == []
+
+    trio.run(main)

@@ -59,6 +59,10 @@ class Conflict(WormfsError):
     """These bytes must never get this name: it holds others, or they are not what was sealed."""
 
 
+Attempt = Published | WormfsError
+"""What one try came to; of the errors, Conflict is an end."""
+
+
 class Committer:
     """One per backend. Call ``run`` in a nursery for as long as the daemon lives."""
 
@@ -81,6 +85,8 @@ class Committer:
         self._policy = policy
         self._backlog: dict[str, Entry] = {}
         self._in_flight: set[str] = set()
+        self._elsewhere: set[str] = set()
+        """Those of them that the thread publishes which has sealed them."""
         self._limit = max(1, backend.traits.connections)
         self._wake = trio.Event()
         self._failures = 0
@@ -107,10 +113,12 @@ class Committer:
     def enter(self, entry: Entry) -> None:
         """The sealing thread of ``entry`` is going to publish."""
         self._in_flight.add(entry.id)
+        self._elsewhere.add(entry.id)
 
     def leave(self, entry: Entry) -> None:
-        """It has tried."""
+        """It has tried, or does not."""
         self._in_flight.discard(entry.id)
+        self._elsewhere.discard(entry.id)
         self._wake.set()
 
     def enqueue(self, entry: Entry) -> None:
@@ -126,16 +134,22 @@ class Committer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Work off the backlog until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                entry = self._next()
-                if entry is not None:
-                    self._in_flight.add(entry.id)
-                    nursery.start_soon(self._attempt, entry)
-                    continue
-                self._wake = trio.Event()
-                with trio.move_on_after(self._until_next_s()):
+        """Work off the backlog until cancelled; what is under way then is waited for."""
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    entry = self._next()
+                    if entry is not None:
+                        self._in_flight.add(entry.id)
+                        nursery.start_soon(self._attempt, entry)
+                        continue
+                    self._wake = trio.Event()
+                    with trio.move_on_after(self._until_next_s()):
+                        await self._wake.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                while self._elsewhere:
+                    self._wake = trio.Event()
                     await self._wake.wait()
 
     async def drained(self) -> None:
@@ -164,20 +178,24 @@ class Committer:
         return max(0.0, min(idle, default=float("inf")) - now)
 
     async def _attempt(self, entry: Entry) -> None:
+        self.attempted(entry, await threads.run(self.attempt, entry, limiter=self._threads))
+
+    def attempt(self, entry: Entry) -> Attempt:
+        """Publish a sealed entry once; what it came to, for ``attempted``. Blocks; from a thread."""
         try:
-            outcome: Published | Conflict = await threads.run(self.publish, entry, limiter=self._threads)
-        except Conflict as conflict:
-            outcome = conflict
+            return self.publish(entry)
         except WormfsError as error:
-            self.failed(entry, error)
-            return
-        except Exception as error:  # noqa: BLE001 (logged there; a bug must not cost a byte)
-            self.failed(entry, self.unforeseen(entry, error))
-            return
-        finally:
-            self._in_flight.discard(entry.id)
-            self._wake.set()
-        self.succeeded(entry, outcome)
+            return error
+        except Exception as error:  # noqa: BLE001 (logged there; a bug in a driver must not cost a byte)
+            return self.unforeseen(entry, error)
+
+    def attempted(self, entry: Entry, outcome: Attempt) -> None:
+        """On the event loop: the entry has its end, or is tried again later."""
+        self.leave(entry)
+        if isinstance(outcome, Published | Conflict):
+            self.succeeded(entry, outcome)
+        else:
+            self.failed(entry, outcome)
 
     def succeeded(self, entry: Entry, outcome: Published | Conflict) -> None:
         """On the event loop: the entry has its end."""

@@ -36,7 +36,7 @@ from wormfs.errors import (
 from wormfs.model import FileAttributes, Key, Retention, show
 from wormfs.oserrors import translated, translating
 from wormfs.records.records import Records
-from wormfs.spool.committer import Committer, Conflict, Published, RetryPolicy
+from wormfs.spool.committer import Attempt, Committer, Conflict, Published, RetryPolicy
 from wormfs.spool.entry import Entry, Writer
 from wormfs.spool.journal import payload_bound
 from wormfs.spool.reservations import Reservations
@@ -75,8 +75,8 @@ class SpoolOptions:
 class Closed:
     """What a close came to, on its way from the sealing thread to the event loop."""
 
-    published: Published | Conflict | None = None
-    error: WormfsError | None = None
+    attempt: Attempt | None = None
+    """``None``: it was not tried in this thread, or is not yet."""
 
 
 class Question(Protocol):
@@ -498,35 +498,56 @@ class Spool:
         be sealed, or a write had failed. The caller holds ``entry.closing``.
         """
         deadline = trio.current_time() + self._options.commit_timeout_s
-        # Not where a server may hang: this thread holds the entry, and the close must be able to give up.
-        publish = self._backend.traits.inline and self.committer.may_publish_now()
+        inline = self._backend.traits.inline
+        publish = (inline or question is not None) and self.committer.may_publish_now()
         if publish:
             self.committer.enter(entry)
         try:
             closed = await self._close_in_thread(entry, question, publish)
-        except threads.Stuck:
-            raise
-        except Exception as error:
-            raise await self._not_sealed(entry, error) from error
-        finally:
+        except BaseException as error:
             if publish:
                 self.committer.leave(entry)
+            if isinstance(error, threads.Stuck) or not isinstance(error, Exception):
+                raise
+            raise await self._not_sealed(entry, error) from error
+        if publish and (closed is None or entry.state is EntryState.SETTLING):
+            self.committer.leave(entry)
         if closed is None:
             return None
         if entry.state is EntryState.SETTLING:
             if self._settle_next_ns is None or (entry.settle_until_ns or 0) < self._settle_next_ns:
                 self._settle_wake.set()
             return None
-        self._hand_over(entry, closed)
+        if closed.attempt is not None:
+            self.committer.attempted(entry, closed.attempt)
+        elif not publish:
+            self.committer.enqueue(entry)
         return lambda: self._committed(entry, deadline)
 
     async def _close_in_thread(self, entry: Entry, question: Question | None, publish: bool) -> Closed | None:
         if question is None:
             return await threads.run(self._close, entry, None, publish, limiter=self._limiter)
+        # Where a server may hang, the thread holds the entry only until it is sealed: the close must be able
+        # to give up.
+        here = publish and self._backend.traits.inline
         return await threads.run_claiming(
-            self._close, entry, question, publish,
+            self._close, entry, question, here,
             claim=question.claim, patience_s=question.patience_s, limiter=self._limiter,
+            then=self._publisher(entry) if publish and not here else None,
         )  # fmt: skip
+
+    def _publisher(self, entry: Entry) -> Callable[[Closed | None], None]:
+        """What the thread that has sealed an entry does next, while the close waits for the end of it."""
+        loop = trio.lowlevel.current_trio_token()
+
+        def publish(closed: Closed | None) -> None:
+            if closed is None or entry.state is not EntryState.SEALED:
+                return
+            attempt = self.committer.attempt(entry)
+            with contextlib.suppress(trio.RunFinishedError):
+                loop.run_sync_soon(self.committer.attempted, entry, attempt)
+
+        return publish
 
     def _close(self, entry: Entry, question: Question | None, publish: bool) -> Closed | None:
         if question is not None and not question.is_last():
@@ -537,32 +558,14 @@ class Spool:
         if settle_s > 0:
             self._sealer.settle(entry, settle_s)
             return Closed()
-        return self._seal_and_publish(entry, publish)
-
-    def _seal_and_publish(self, entry: Entry, publish: bool) -> Closed:
         if not publish:
             self._sealer.seal(entry)
             return Closed()
         self._sealer.seal_to_publish(entry)
-        try:
-            return Closed(published=self.committer.publish(entry))
-        except Conflict as conflict:
-            return Closed(published=conflict)
-        except WormfsError as error:
-            failure = error
-        except Exception as error:  # noqa: BLE001 (logged there; a bug in a driver must not cost a byte)
-            failure = self.committer.unforeseen(entry, error)
-        self._sealer.promise(entry)
-        return Closed(error=failure)
-
-    def _hand_over(self, entry: Entry, closed: Closed) -> None:
-        """On the event loop: a sealed entry has its end, or the committer goes on with it."""
-        if closed.published is not None:
-            self.committer.succeeded(entry, closed.published)
-        elif closed.error is not None:
-            self.committer.failed(entry, closed.error)
-        else:
-            self.committer.enqueue(entry)
+        attempt = self.committer.attempt(entry)
+        if not isinstance(attempt, Published | Conflict):
+            self._sealer.promise(entry)
+        return Closed(attempt)
 
     async def _not_sealed(self, entry: Entry, error: Exception) -> WormfsError:
         """A write failed earlier, or the disk under the spool does now. Nobody was promised anything."""

@@ -16,10 +16,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
 
+from wormfs import durability
 from wormfs.backends.base import Guarantee, Traits
 from wormfs.backends.local.reader import Buffers, LocalReader
 from wormfs.backends.moodle import check, findings, info, listing, names, starting
@@ -29,7 +31,8 @@ from wormfs.backends.moodle.database import Database
 from wormfs.backends.moodle.names import Area, Spot
 from wormfs.backends.moodle.options import MoodleOptions, parse
 from wormfs.backends.moodle.pool import Pool
-from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken
+from wormfs.backends.moodle.recent import Free, FreeNames
+from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken, asking
 from wormfs.backends.moodle.sidecar import SidecarState
 from wormfs.backends.moodle.tables import Tables, make_tables
 from wormfs.backends.moodle.transfer import MoodleTransfer, Origin, Target
@@ -99,6 +102,7 @@ class MoodleBackend:
         self.clock = clock or SystemClock()
         self._rows: Rows | None = None
         self._buffers = Buffers()
+        self._free_names = FreeNames()
         self._target = Target(name, self.database, self.pool, self.content, self.rows)
 
     # Life
@@ -151,10 +155,14 @@ class MoodleBackend:
         located = self._locate(key)
         if located is None or not located.spot.path:
             return info.of_directory(key, None, self.pool.owner)
-        (found,) = self._look(key, located.spot)
+        found, above = self._look(key, located.spot, located.spot.parent)
         seen = self._info(key, found)
         if seen is None:
+            in_directory = above.directory is not None or not located.spot.parent.path
+            if in_directory and located.course.state is CourseState.THERE:
+                self._free_names.note(key, Free(located.course, located.spot))
             raise self._missing(key)
+        self._free_names.forget(key)
         return seen
 
     def list(self, key: Key) -> Iterator[ObjectInfo]:
@@ -202,6 +210,19 @@ class MoodleBackend:
         self._require_directory(key, located.spot.parent, above)
         return MoodleTransfer(self._target, key, located.spot, located.course, Origin.NEW)
 
+    def begin_ready(self, key: Key) -> MoodleTransfer | None:
+        """Right after ``stat`` has found the name free. See ``Remembering``."""
+        free = self._free_names.take(key)
+        if free is None:
+            return None
+        self.validate(name_of(key))
+        names.require_fit(free.spot, key, self.name)
+        return MoodleTransfer(self._target, key, free.spot, free.course, Origin.NEW)
+
+    def stat_ready(self, key: Key) -> ObjectInfo | None:
+        """The root only, where it is a directory of every Moodle. See ``Remembering``."""
+        return info.of_directory(key, None, self.pool.owner) if key == ROOT else None
+
     def resume(self, key: Key) -> MoodleTransfer:
         """Directories that are missing are made with the row."""
         located = self._place_of_new(key)
@@ -214,7 +235,7 @@ class MoodleBackend:
 
         def change_it(connection: Connection) -> Record:
             locked = rows.lock_sidecar(connection, spot)
-            (found,) = rows.look(connection, spot)
+            (found,) = rows.look(asking(connection), spot)
             if not locked or found.sidecar is None:
                 self._require_file(key, found)
                 raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
@@ -234,7 +255,7 @@ class MoodleBackend:
 
         def begin_erase(connection: Connection) -> set[str]:
             rows.lock_sidecar(connection, spot)
-            (found,) = rows.look(connection, spot)
+            (found,) = rows.look(asking(connection), spot)
             if found.sidecar is not None:
                 changed = dataclasses.replace(found.sidecar, state=SidecarState.ERASING)
                 rows.replace_sidecar(connection, spot, changed)
@@ -247,10 +268,14 @@ class MoodleBackend:
                 contents.add(found.file.contenthash)
             return contents
 
-        for contenthash in self.database.change(begin_erase, key):
+        contents = self.database.change(begin_erase, key)
+        durability.step("moodle-erase.row-removed")
+        for contenthash in contents:
             self.content.erase(contenthash)
+        durability.step("moodle-erase.content-removed")
         # Until here the record says that an erase has begun, so that it can be gone on with.
         self.database.change(lambda connection: rows.remove(connection, rows.sidecar_hash(spot)), key)
+        durability.step("moodle-erase.record-removed")
 
     def findings(self) -> Iterator[Finding]:
         return findings.run(self)
@@ -353,8 +378,7 @@ class MoodleBackend:
         return located
 
     def _look(self, key: Key, *spots: Spot) -> Sequence[Found]:
-        rows = self.rows()
-        return self.database.read(lambda connection: rows.look(connection, *spots), key)
+        return self.rows().look(partial(self.database.ask, key=key), *spots)
 
     def _info(self, key: Key, found: Found) -> ObjectInfo | None:
         if found.file is not None:

@@ -14,9 +14,9 @@ from wormfs import durability
 from wormfs.backends.moodle import starting
 from wormfs.backends.moodle.courses import CourseState
 from wormfs.backends.moodle.names import Spot
-from wormfs.backends.moodle.pool import Digests
 from wormfs.backends.moodle.rows import NS_PER_S, Rows, Taken
 from wormfs.backends.moodle.sidecar import CHECKS
+from wormfs.backends.moodle.staging import Digests
 from wormfs.errors import BackendFault, DigestMismatch, WormfsError
 from wormfs.model import CheckResult
 from wormfs.oserrors import translated

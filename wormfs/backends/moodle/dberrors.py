@@ -49,7 +49,7 @@ _NUMBERS: Final[Mapping[int, type[WormfsError]]] = MappingProxyType(
         **dict.fromkeys((1021, 1114, 1041), OutOfSpace),
         **dict.fromkeys((1040, 1053, 1077, 1203, 1205, 1213, 1226, 1290, 1317, 1836), Unavailable),
         **dict.fromkeys((1927, 1969, 3024, 4031), Unavailable),
-        **dict.fromkeys((2002, 2003, 2006, 2013, 2055), Unavailable),
+        **dict.fromkeys((2002, 2003, 2006, 2013, 2026, 2055), Unavailable),
         1406: NameTooLong,
         1366: InvalidName,
     }
@@ -58,19 +58,22 @@ DUPLICATE_SQLSTATE: Final = "23505"
 DUPLICATE_NUMBER: Final = 1062
 
 
-def is_duplicate(error: DBAPIError) -> bool:
-    """Whether a unique index refused the row."""
+class Duplicate(Exception):
+    """A unique index refused a row; the transaction has changed nothing."""
+
+
+def is_duplicate(error: BaseException | None) -> bool:
+    """Whether an error of the database's module says that a unique index refused the row."""
     return code_of(error) in (DUPLICATE_SQLSTATE, DUPLICATE_NUMBER)
 
 
-def code_of(error: DBAPIError) -> str | int | None:
+def code_of(error: BaseException | None) -> str | int | None:
     """PostgreSQL's SQLSTATE or MariaDB's number, if the database gave one."""
-    original = error.orig
-    arguments = getattr(original, "args", ())
+    arguments = getattr(error, "args", ())
     # First: PyMySQL has an SQLSTATE as well, and it tells less.
     if arguments and isinstance(arguments[0], int):
         return arguments[0]
-    sqlstate = getattr(original, "sqlstate", None)
+    sqlstate = getattr(error, "sqlstate", None)
     return sqlstate if isinstance(sqlstate, str) else None
 
 
@@ -82,12 +85,17 @@ def translated(error: SQLAlchemyError, backend: str, key: bytes | None) -> Wormf
         return BackendFault(
             f"Moodle's database cannot be used like this ({type(error).__name__})", backend=backend, key=key
         )
+    lost = error.connection_invalidated or (
+        code_of(error.orig) is None and isinstance(error, OperationalError | InterfaceError)
+    )
+    return of_driver(error.orig, backend, key, lost=lost)
+
+
+def of_driver(error: BaseException | None, backend: str, key: bytes | None, *, lost: bool) -> WormfsError:
+    """The same for an error of the database's own module (DB-API). ``lost``: the connection is gone."""
     code = code_of(error)
     meaning = _meaning(code)
     if meaning is None:
-        lost = error.connection_invalidated or (
-            code is None and isinstance(error, OperationalError | InterfaceError)
-        )
         meaning = Unavailable if lost else BackendFault
     said = _first_line(error)
     return meaning(
@@ -101,11 +109,10 @@ def _meaning(code: str | int | None) -> type[WormfsError] | None:
     return _NUMBERS.get(code) if code is not None else None
 
 
-def _first_line(error: DBAPIError) -> str:
+def _first_line(error: BaseException | None) -> str:
     """What the server said, without details (which may quote values)."""
-    original = error.orig
-    primary = getattr(getattr(original, "diag", None), "message_primary", None)
-    arguments = getattr(original, "args", ())
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)
+    arguments = getattr(error, "args", ())
     text = primary or (arguments[-1] if arguments and isinstance(arguments[-1], str) else "")
     lines = text.strip().splitlines()
-    return lines[0] if lines else type(original).__name__
+    return lines[0] if lines else type(error).__name__

@@ -11,49 +11,26 @@ brought back from there, as Moodle does it itself.
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
-import hashlib
 import logging
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from wormfs import durability
+from wormfs.backends.moodle.folders import DIRECTORY_FLAGS, Folder, Folders, Looks
+from wormfs.backends.moodle.staging import Digests, Staged, StagedAs, digest
 from wormfs.errors import BackendFault, DigestMismatch, SettingsError, Unavailable
 from wormfs.model import Space
 from wormfs.oserrors import translated, translating
 
 _log = logging.getLogger(__name__)
 
-_CHUNK_BYTES: Final = 1 << 20
-_SYNC_EVERY_BYTES: Final = 64 << 20
-"""What streams in is synced now and then, so that the end has little left to wait for."""
-_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 TEMPORARY_PREFIX: Final = ".wormfs-"
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _ABANDONED_NS: Final = 7 * 86_400 * 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """Whom the pool's files and directories belong to, and their modes. ``None``: nothing is changed."""
-
-    directory_mode: int
-    file_mode: int
-    uid: int | None = None
-    gid: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Digests:
-    """Of one content."""
-
-    sha1: str
-    sha256: str
 
 
 class Pool:
@@ -65,17 +42,17 @@ class Pool:
         self._backend = backend
         self.trash_path = trash_path
         self._fd = -1
+        self._device = -1
         self._looks = Looks(0o2777, 0o666)
+        self._folders = Folders(-1, self._looks)
         self._can_be_nameless = True
-        self._lasting = bytearray(1 << 16)
-        """Of each folder (two bytes of a hash), 1 once it and those above are known to be on the disk."""
         self.can_link = True
         """Whether a spool file on the same file system can be given a name in the pool."""
 
     def open(self, looks: Looks, now_ns: int) -> None:
         """Open the pool's directory, which is never made here. Raises Unavailable, SettingsError."""
         try:
-            fd = os.open(self.path, _DIRECTORY_FLAGS)
+            fd = os.open(self.path, DIRECTORY_FLAGS)
         except FileNotFoundError:
             raise Unavailable(
                 f"{self.path} does not exist: mount what belongs there, or set filedir to $CFG->filedir",
@@ -90,9 +67,9 @@ class Pool:
         uid = status.st_uid if looks.uid is None else looks.uid
         gid = status.st_gid if looks.gid is None else looks.gid
         self._looks = Looks(looks.directory_mode, looks.file_mode, uid, gid)
-        # What is mounted there may be another file system now.
-        self._lasting = bytearray(1 << 16)
-        self._fd = fd
+        # What is mounted there may be another file system now: nothing is known of its folders.
+        self._folders = Folders(fd, self._looks)
+        self._fd, self._device = fd, status.st_dev
         with translating(self._backend, None, "remove what crashed daemons left in the pool"):
             self._sweep(now_ns)
 
@@ -131,15 +108,15 @@ class Pool:
 
     def stage_spooled(self, spooled: BinaryIO) -> Staged | None:
         """The spool file as the pool file to be, if it lies on the same file system. Raises OSError."""
-        if not self.can_link or os.fstat(spooled.fileno()).st_dev != os.fstat(self._root()).st_dev:
-            return None
-        return Staged(os.dup(spooled.fileno()), None, StagedAs.SPOOL_FILE)
+        return Staged(-1, None, StagedAs.SPOOL_FILE) if self._links(spooled) else None
+
+    def _links(self, spooled: BinaryIO) -> bool:
+        self._root()
+        return self.can_link and os.fstat(spooled.fileno()).st_dev == self._device
 
     def dress_spooled(self, spooled: BinaryIO) -> None:
         """Give a spool file that is to be linked owner and mode, for the spool to sync. Raises OSError."""
-        staged = self.stage_spooled(spooled)
-        if staged is not None:
-            staged.close()
+        if self._links(spooled):
             self._dress(spooled.fileno())
 
     def discard(self, staged: Staged) -> None:
@@ -161,14 +138,14 @@ class Pool:
         if changed or staged.kind is StagedAs.COPY:
             durability.sync_file(staged.fd)
         durability.step("moodle.content-synced")
-        with self._folder(digests.sha1, make=True) as folder_fd:
+        with self._folders.make(digests.sha1) as folder:
             try:
-                durability.publish_link(staged.fd, digests.sha1, folder_fd)
+                durability.publish_link(staged.fd, digests.sha1, folder.fd)
                 placed = True
             except FileExistsError:
                 placed = False
-                self._compare(folder_fd, staged.fd, digests, size_bytes)
-            durability.sync_directory(folder_fd)
+                self._compare(folder.fd, staged.fd, digests, size_bytes)
+            folder.sync()
         durability.step("moodle.content-linked")
         return placed
 
@@ -247,44 +224,41 @@ class Pool:
         What is not erased is put back. Raises OSError.
         """
         try:
-            folder_fd = self._open_folder(contenthash, make=False)
+            opened = self._open_folder(contenthash)
         except FileNotFoundError:
             yield None
             return
         name = f"{TEMPORARY_PREFIX}{contenthash}-{secrets.token_hex(4)}.erasing"
-        try:
+        with opened as folder:
             try:
                 durability.rename(
-                    contenthash, name, source_directory_fd=folder_fd, target_directory_fd=folder_fd
+                    contenthash, name, source_directory_fd=folder.fd, target_directory_fd=folder.fd
                 )
             except FileNotFoundError:
                 yield None
                 return
-            aside = Aside(folder_fd, name, contenthash)
+            durability.step("moodle-erase.content-aside")
+            aside = Aside(folder.fd, name, contenthash)
             try:
                 yield aside
             finally:
                 aside.settle()
-        finally:
-            os.close(folder_fd)
 
     def left_aside(self, contenthash: str) -> list[str]:
         """What erases that were cut off have left aside of a content. Raises OSError."""
         try:
-            folder_fd = self._open_folder(contenthash, make=False)
+            opened = self._open_folder(contenthash)
         except FileNotFoundError:
             return []
-        try:
+        with opened as folder:
             prefix = f"{TEMPORARY_PREFIX}{contenthash}-"
-            return [name for name in os.listdir(folder_fd) if name.startswith(prefix)]
-        finally:
-            os.close(folder_fd)
+            return [name for name in os.listdir(folder.fd) if name.startswith(prefix)]
 
     def take_up_aside(self, contenthash: str) -> None:
         """Put back what was left aside, for a new erase to decide again. Raises OSError."""
         for name in self.left_aside(contenthash):
-            with self._folder(contenthash, make=False) as folder_fd:
-                Aside(folder_fd, name, contenthash).settle()
+            with self._open_folder(contenthash) as folder:
+                Aside(folder.fd, name, contenthash).settle()
 
     def erase_from_trash(self, contenthash: str) -> None:
         """Remove content from Moodle's trash. Raises OSError."""
@@ -314,6 +288,10 @@ class Pool:
         if self._fd < 0:
             raise Unavailable(f"{self.path} is not open", backend=self._backend)
         return self._fd
+
+    def _open_folder(self, contenthash: str) -> Folder:
+        self._root()
+        return self._folders.open(contenthash)
 
     def _open(self, contenthash: str) -> int:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -347,11 +325,11 @@ class Pool:
 
     def _put_back(self, fd: int, contenthash: str) -> None:
         try:
-            with self._folder(contenthash, make=True) as folder_fd:
+            with self._folders.make(contenthash) as folder:
                 with contextlib.suppress(FileExistsError):
-                    durability.publish_link(fd, contenthash, folder_fd)
+                    durability.publish_link(fd, contenthash, folder.fd)
                 durability.sync_file(fd)
-                durability.sync_directory(folder_fd)
+                folder.sync()
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -382,111 +360,6 @@ class Pool:
         os.fchmod(fd, looks.file_mode)
         return True
 
-    @contextlib.contextmanager
-    def _folder(self, contenthash: str, *, make: bool) -> Iterator[int]:
-        fd = self._open_folder(contenthash, make=make)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    def _open_folder(self, contenthash: str, *, make: bool) -> int:
-        """The directory of a content. ``make``: it is there for good when this returns. Raises OSError."""
-        path = f"{contenthash[:2]}/{contenthash[2:4]}"
-        number = int(contenthash[:4], 16)
-        if not make or self._lasting[number]:
-            try:
-                return os.open(path, _DIRECTORY_FLAGS, dir_fd=self._root())
-            except FileNotFoundError:
-                if not make:
-                    raise
-                self._lasting = bytearray(1 << 16)
-        lasting = self._lasting
-        fd = self._make_folder(path, above_lasts=any(lasting[number & 0xFF00 : (number | 0xFF) + 1]))
-        lasting[number] = 1
-        return fd
-
-    def _make_folder(self, path: str, *, above_lasts: bool) -> int:
-        """A folder that may be missing. Moodle makes some as well, and syncs none."""
-        above, name = path.split("/")
-        if above_lasts:
-            above_fd = os.open(above, _DIRECTORY_FLAGS, dir_fd=self._root())
-        else:
-            above_fd = self._make_directory(above, self._root())
-        try:
-            return self._make_directory(name, above_fd)
-        finally:
-            os.close(above_fd)
-
-    def _make_directory(self, name: str, above_fd: int) -> int:
-        """Open a directory that is there for good, made if it is missing."""
-        made = durability.make_directory_durably(name, self._looks.directory_mode, above_fd)
-        fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=above_fd)
-        if made:
-            try:
-                self._dress_directory(fd)
-            except OSError:
-                os.close(fd)
-                raise
-        return fd
-
-    def _dress_directory(self, fd: int) -> None:
-        looks = self._looks
-        os.fchown(fd, -1 if looks.uid is None else looks.uid, -1 if looks.gid is None else looks.gid)
-        # Synced with the entry that it is made for.
-        os.fchmod(fd, looks.directory_mode)
-
-
-class StagedAs(enum.Enum):
-    """What becomes the pool file."""
-
-    COPY = "a copy of the spool file"
-    SPOOL_FILE = "the spool file, by a second name"
-
-
-class Staged:
-    """A pool file to be. One thread at a time."""
-
-    def __init__(self, fd: int, name: str | None, kind: StagedAs = StagedAs.COPY) -> None:
-        """Owns ``fd``; ``name`` only where a file cannot be without one."""
-        self.fd = fd
-        self.kind = kind
-        self.name = name
-        self.copied_bytes = 0
-        self._synced_bytes = 0
-        self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._sha256 = hashlib.sha256()
-
-    def copy(self, source: BinaryIO, end_bytes: int) -> None:
-        """Go on up to ``end_bytes`` of ``source``: hash, and write where this is a copy.
-
-        Raises OSError; DigestMismatch when it is shorter.
-        """
-        source_fd = source.fileno()
-        while self.copied_bytes < end_bytes:
-            chunk = os.pread(source_fd, min(_CHUNK_BYTES, end_bytes - self.copied_bytes), self.copied_bytes)
-            if not chunk:
-                raise DigestMismatch("the spool file is shorter than what was written")
-            if self.kind is StagedAs.COPY:
-                durability.write_fully(self.fd, chunk)
-                self._sha256.update(chunk)
-            self._sha1.update(chunk)
-            self.copied_bytes += len(chunk)
-            if self.kind is StagedAs.COPY and self.copied_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
-                durability.sync_data(self.fd)
-                self._synced_bytes = self.copied_bytes
-
-    def digests(self, of_spool_file: str = "") -> Digests:
-        """Of what was copied so far. The spool has the SHA-256 of its own file: ``of_spool_file``."""
-        copied = self.kind is StagedAs.COPY
-        return Digests(self._sha1.hexdigest(), self._sha256.hexdigest() if copied else of_spool_file)
-
-    def close(self) -> None:
-        """Free the descriptor. May be called again."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
 
 class Aside:
     """Content that was taken from its place."""
@@ -505,7 +378,7 @@ class Aside:
         """Leave it where Moodle leaves what no row uses, for a day. Raises OSError."""
         folder = os.path.join(trash_path, os.path.dirname(_relative(self._contenthash)))
         os.makedirs(folder, exist_ok=True)
-        folder_fd = os.open(folder, _DIRECTORY_FLAGS)
+        folder_fd = os.open(folder, DIRECTORY_FLAGS)
         try:
             self._link_to(folder_fd)
         except OSError as error:
@@ -532,16 +405,6 @@ class Aside:
                 durability.publish_link(fd, self._contenthash, folder_fd)
         finally:
             os.close(fd)
-
-
-def digest(fd: int) -> Digests:
-    """Of an open file, from its beginning. Raises OSError."""
-    sha1, sha256, offset = hashlib.sha1(usedforsecurity=False), hashlib.sha256(), 0
-    while chunk := os.pread(fd, _CHUNK_BYTES, offset):
-        sha1.update(chunk)
-        sha256.update(chunk)
-        offset += len(chunk)
-    return Digests(sha1.hexdigest(), sha256.hexdigest())
 
 
 def _relative(contenthash: str) -> str:

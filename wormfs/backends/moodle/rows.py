@@ -5,11 +5,14 @@ it cannot keep apart is a file and a directory of the same path, and a directory
 comes. Therefore whoever adds a file takes a shared lock on the row of its directory, and whoever adds or
 removes a directory an exclusive one on the row of the directory above. Lock order: directory above,
 directory, file, record.
+
+What every stored file needs (``look``, ``add_file``) is written out, for ``Database.ask`` and ``write``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +23,6 @@ from sqlalchemy import (
     Dialect,
     Row,
     Select,
-    TextClause,
     and_,
     any_,
     delete,
@@ -28,21 +30,34 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import IntegrityError
 
 from wormfs.backends.moodle import mimetypes, sidecar
+from wormfs.backends.moodle.database import Cursor
 from wormfs.backends.moodle.dberrors import is_duplicate
 from wormfs.backends.moodle.names import DIRECTORY, Area, Spot
 from wormfs.backends.moodle.options import Server
 from wormfs.backends.moodle.sidecar import RECORDS, Sidecar
 from wormfs.backends.moodle.tables import EMPTY_CONTENT, LIKE_ESCAPE, Tables, like_escaped
-from wormfs.errors import BackendFault, NotFound, Unavailable
+from wormfs.errors import BackendFault, NotFound
 
 NS_PER_S: Final = 1_000_000_000
+
+Ask = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]
+"""Runs a statement with ``%s`` for each value; its rows. ``Database.ask``, or ``asking``."""
+
+_SHOWN: Final = (
+    "id, contenthash, pathnamehash, contextid, filepath, filename, filesize, timecreated, timemodified"
+)
+"""The columns of a FileRow, in its order."""
+_STORED: Final = (
+    "contenthash", "pathnamehash", "contextid", "component", "filearea", "itemid", "filepath", "filename",
+    "userid", "filesize", "mimetype", "status", "source", "timecreated", "timemodified", "sortorder",
+)  # fmt: skip
+"""The columns of a new row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +107,32 @@ class Rows:
         self._files = tables.files
         self._server = server
         self.system_context_id = system_context_id
-        self._inserts: dict[tuple[tuple[str, ...], int, bool], TextClause] = {}
+        name, postgresql_ = self._files.name, server is Server.POSTGRESQL
+        # Only names go into these texts: the prefix is letters, digits and _ (options.parse).
+        self._look = f"SELECT {_SHOWN}, source FROM {name} WHERE pathnamehash "  # noqa: S608
+        self._hold = f"SELECT id FROM {name} WHERE pathnamehash = %s " + (  # noqa: S608
+            "FOR SHARE" if postgresql_ else "LOCK IN SHARE MODE"
+        )
+        self._any = f"SELECT 1 FROM {name} WHERE pathnamehash IN (%s, %s, %s) LIMIT 1"  # noqa: S608
 
     # Looking
 
-    def look(self, connection: Connection, *spots: Spot) -> list[Found]:
+    def look(self, ask: Ask, *spots: Spot) -> list[Found]:
         """Everything under each of the paths, in one statement. Raises BackendFault for a damaged record."""
-        files = self._files
         hashes = [(spot.file_hash, spot.directory_hash, self.sidecar_hash(spot)) for spot in spots]
         wanted = [one for several in hashes for one in several]
-        rows = connection.execute(
-            self._row_select(files.c.source).where(self._among(files.c.pathnamehash, wanted))
-        )
-        by_hash = {row.pathnamehash: row for row in rows}
+        if self._server is Server.POSTGRESQL:
+            # One value, so that the text of the statement stays the same.
+            rows = ask(self._look + "= ANY(%s)", (wanted,))
+        else:
+            rows = ask(f"{self._look}IN ({', '.join(['%s'] * len(wanted))})", tuple(wanted))
+        shown = {row[2]: FileRow(*row[:-1]) for row in rows}
+        sources = {row[2]: row[-1] for row in rows}
         return [
             Found(
-                file=_file_row(by_hash.get(file_hash)),
-                directory=_file_row(by_hash.get(directory_hash)),
-                sidecar=sidecar.decode(by_hash[beside_hash].source) if beside_hash in by_hash else None,
+                file=shown.get(file_hash),
+                directory=shown.get(directory_hash),
+                sidecar=sidecar.decode(sources[beside_hash]) if beside_hash in sources else None,
             )
             for file_hash, directory_hash, beside_hash in hashes
         ]
@@ -210,30 +233,38 @@ class Rows:
 
     # Changing
 
-    def add_file(self, connection: Connection, new: NewFile) -> None:
-        """The row, its record, and rows of directories that are missing.
+    def add_file(self, cursor: Cursor, new: NewFile) -> bool:
+        """The row and its record. False: its directory has no row (``make_directory_of``); all is as before.
 
-        Raises Taken; Unavailable when its directory went in between.
+        Raises Taken, and whoever runs the transaction Duplicate: the name is taken.
         """
         spot = new.spot
-        created_s = new.sidecar.record.committed_at_ns // NS_PER_S
-        self._hold_directory(connection, spot.parent, created_s)
-        record = new.sidecar.record
-        row = self._values(
-            spot.area, spot.context_id, spot.filepath, spot.filename, created_s,
-            contenthash=new.contenthash,
-            filesize=record.size_bytes,
-            mimetype=mimetypes.guess(spot.filename),
-            timemodified=max(0, record.attributes.mtime_ns // NS_PER_S),
-        )  # fmt: skip
-        rows = [row, self._sidecar_values(spot, new.sidecar, created_s)]
+        cursor.execute(self._hold, (spot.parent.directory_hash,))
+        if not cursor.fetchall():
+            return False
+        rows = self._values_of_file(new)
         if self._server is Server.POSTGRESQL:
             # The index keeps file and record apart from others; a directory of this name is looked for.
-            self._insert_all(connection, rows, unless=spot.directory_hash)
-            return
-        if self.by_hash(connection, (spot.file_hash, spot.directory_hash, self.sidecar_hash(spot))):
+            cursor.execute(self._insert(len(rows), guarded=True), (*_flat(rows), spot.directory_hash))
+            if len(cursor.fetchall()) != len(rows):
+                raise Taken
+            return True
+        cursor.execute(self._any, (spot.file_hash, spot.directory_hash, self.sidecar_hash(spot)))
+        if cursor.fetchall():
             raise Taken
-        self._insert_all(connection, rows)
+        cursor.execute(self._insert(len(rows)), _flat(rows))
+        return True
+
+    def make_directory_of(self, connection: Connection, spot: Spot, now_s: int) -> None:
+        """Rows of the directories above a file that are missing: what has been accepted needs them.
+
+        Raises Taken when a file is in the place of one; BackendFault when Moodle has deleted the course.
+        """
+        self._require_context(connection, spot)
+        lineage = spot.parent.lineage()
+        if self.by_hash(connection, [above.file_hash for above in lineage if above.path]):
+            raise Taken
+        self.ensure_directories(connection, lineage, now_s)
 
     def add_plain(
         self, connection: Connection, spot: Spot, contenthash: str, size_bytes: int, now_s: int
@@ -317,20 +348,6 @@ class Rows:
 
     # Inside
 
-    def _hold_directory(self, connection: Connection, directory: Spot, now_s: int) -> None:
-        """A shared lock on the row of a directory, made with those above if it is missing: what has
-        been accepted needs it."""
-        if self._lock(connection, directory.directory_hash, shared=True):
-            return
-        self._require_context(connection, directory)
-        lineage = directory.lineage()
-        # A file in the place of a directory: the path cannot be.
-        if self.by_hash(connection, [spot.file_hash for spot in lineage if spot.path]):
-            raise Taken
-        self.ensure_directories(connection, lineage, now_s)
-        if not self._lock(connection, directory.directory_hash, shared=True):
-            raise Unavailable("its directory is being removed", backend=self._backend)
-
     def _require_context(self, connection: Connection, spot: Spot) -> None:
         context = self._tables.context
         wanted = select(context.c.id).where(context.c.id == spot.context_id)
@@ -342,50 +359,39 @@ class Rows:
         wanted = select(files.c.id).where(files.c.pathnamehash == pathname_hash).with_for_update(read=shared)
         return connection.execute(wanted).scalar() is not None
 
-    def _insert_all(
-        self, connection: Connection, rows: list[dict[str, Any]], *, unless: str | None = None
-    ) -> None:
-        """All of the rows or none. Raises Taken when one is there already, or a row with the hash ``unless``
-        (PostgreSQL only)."""
-        values = {
-            f"{column}{number}": value for number, row in enumerate(rows) for column, value in row.items()
-        }
-        if unless is not None:
-            values["unless"] = unless
-        shape = (tuple(rows[0]), len(rows), unless is not None)
-        statement = self._inserts.get(shape)
-        if statement is None:
-            statement = self._insert(connection.dialect, *shape[:2], guarded=shape[2])
-            self._inserts[shape] = statement
-        if self._server is Server.POSTGRESQL:
-            if len(connection.execute(statement, values).all()) != len(rows):
-                raise Taken
-            return
+    def _insert_all(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
+        """All of the rows or none. Raises Taken when one is there already."""
         try:
-            connection.execute(statement, values)
+            done = connection.exec_driver_sql(self._insert(len(rows)), _flat(rows))
         except IntegrityError as error:
-            if is_duplicate(error):
+            if is_duplicate(error.orig):
                 raise Taken from None
             raise
+        if self._server is Server.POSTGRESQL and len(done.all()) != len(rows):
+            raise Taken
 
-    def _insert(self, dialect: Dialect, columns: tuple[str, ...], count: int, *, guarded: bool) -> TextClause:
-        """One INSERT of several rows. Written out: SQLAlchemy would compile it for each file."""
-        numbers = range(count)
-        # Only names go into the text: the prefix is letters, digits and _ (options.parse), columns are ours.
-        name = self._files.name
+    @functools.cache  # noqa: B019 (a few texts for each backend)
+    def _insert(self, count: int, *, guarded: bool = False) -> str:
+        """One INSERT of several rows. ``guarded`` (PostgreSQL): none if there is a row of one more hash."""
+        # Only names go into the text, as above.
+        name, places = self._files.name, ", ".join(["%s"] * len(_STORED))
+        rows = [f"({places})"] * count
         if guarded:
             # Inside a SELECT, PostgreSQL does not see by itself of what kind a value is.
-            kinds = [(column, self._files.c[column].type.compile(dialect)) for column in columns]
-            values = [", ".join(f"CAST(:{column}{n} AS {kind})" for column, kind in kinds) for n in numbers]
-            free = f"NOT EXISTS (SELECT 1 FROM {name} WHERE pathnamehash = :unless)"  # noqa: S608
-            rows = " UNION ALL ".join(f"SELECT {one} WHERE {free}" for one in values)
+            kinds = [self._kind(column) for column in _STORED]
+            rows[0] = f"({', '.join(f'CAST(%s AS {kind})' for kind in kinds)})"
+            free = f"NOT EXISTS (SELECT 1 FROM {name} WHERE pathnamehash = %s)"  # noqa: S608
+            values = f"SELECT * FROM (VALUES {', '.join(rows)}) AS new WHERE {free}"  # noqa: S608
         else:
-            values = [", ".join(f":{column}{n}" for column in columns) for n in numbers]
-            rows = "VALUES " + ", ".join(f"({one})" for one in values)
-        written = f"INSERT INTO {name} ({', '.join(columns)}) {rows}"
+            values = f"VALUES {', '.join(rows)}"
+        written = f"INSERT INTO {name} ({', '.join(_STORED)}) {values}"
         if self._server is Server.POSTGRESQL:
             written += " ON CONFLICT (pathnamehash) DO NOTHING RETURNING id"
-        return text(written)
+        return written
+
+    def _kind(self, column: str) -> str:
+        dialect: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+        return self._files.c[column].type.compile(dialect)
 
     def _among(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         """One of ``values``. PostgreSQL takes one array, so that the text of a statement stays the same."""
@@ -409,6 +415,18 @@ class Rows:
             c.id, c.contenthash, c.pathnamehash, c.contextid, c.filepath, c.filename, c.filesize,
             c.timecreated, c.timemodified, *more,
         )  # fmt: skip
+
+    def _values_of_file(self, new: NewFile) -> list[dict[str, Any]]:
+        spot, record = new.spot, new.sidecar.record
+        created_s = record.committed_at_ns // NS_PER_S
+        row = self._values(
+            spot.area, spot.context_id, spot.filepath, spot.filename, created_s,
+            contenthash=new.contenthash,
+            filesize=record.size_bytes,
+            mimetype=mimetypes.guess(spot.filename),
+            timemodified=max(0, record.attributes.mtime_ns // NS_PER_S),
+        )  # fmt: skip
+        return [row, self._sidecar_values(spot, new.sidecar, created_s)]
 
     def _sidecar_values(self, spot: Spot, beside: Sidecar, created_s: int) -> dict[str, Any]:
         place = sidecar.place_of(spot, self.system_context_id)
@@ -445,12 +463,17 @@ class Rows:
         return values | others
 
 
+def asking(connection: Connection) -> Ask:
+    """For ``look``, in the transaction of ``connection``."""
+    return lambda statement, values: connection.exec_driver_sql(statement, tuple(values)).all()
+
+
+def _flat(rows: list[dict[str, Any]]) -> tuple[Any, ...]:
+    return tuple(row[column] for row in rows for column in _STORED)
+
+
 def _made(row: Row[Any]) -> FileRow:
     return FileRow(
         row.id, row.contenthash, row.pathnamehash, row.contextid, row.filepath, row.filename, row.filesize,
         row.timecreated, row.timemodified,
     )  # fmt: skip
-
-
-def _file_row(row: Row[Any] | None) -> FileRow | None:
-    return None if row is None else _made(row)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, Inspector, text
 
 from wormfs.backends.moodle.courses import CourseState
+from wormfs.backends.moodle.folders import Looks
 from wormfs.backends.moodle.options import Server
-from wormfs.backends.moodle.pool import Looks
 from wormfs.backends.moodle.rows import Rows
 from wormfs.errors import NotFound, SettingsError
 

@@ -12,6 +12,7 @@ import enum
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final
 
 from wormfs import durability
@@ -19,10 +20,12 @@ from wormfs.backends.moodle import info
 from wormfs.backends.moodle.content import ContentKeeper
 from wormfs.backends.moodle.courses import Course
 from wormfs.backends.moodle.database import NO_PATIENCE, Database
+from wormfs.backends.moodle.dberrors import Duplicate
 from wormfs.backends.moodle.names import Spot
-from wormfs.backends.moodle.pool import Digests, Pool, Staged
-from wormfs.backends.moodle.rows import Found, NewFile, Rows, Taken
+from wormfs.backends.moodle.pool import Pool
+from wormfs.backends.moodle.rows import NS_PER_S, Found, NewFile, Rows, Taken
 from wormfs.backends.moodle.sidecar import Sidecar, SidecarState
+from wormfs.backends.moodle.staging import Digests, Staged
 from wormfs.errors import AlreadyExists, BackendFault, DigestMismatch, NotFound, Unavailable, WormfsError
 from wormfs.model import Key, ObjectInfo, Record
 from wormfs.oserrors import translated
@@ -70,8 +73,15 @@ class MoodleTransfer:
             self._drop_staged()
 
     def prepare(self, spooled: BinaryIO, record: Record) -> None:
-        """A spool file that becomes the pool file gets its owner and mode, so that it is synced once."""
+        """A spool file that becomes the pool file gets its owner and mode, so that it is synced once.
+
+        Of a large file the rest is hashed and copied here: the disk writes it while the spool syncs its own.
+        """
+        if self._staged is not None:
+            self.advance(spooled, record.size_bytes)
         try:
+            if self._staged is not None:
+                self._staged.hurry(spooled)
             self._target.pool.dress_spooled(spooled)
         except OSError as error:
             raise translated(error, self._target.name, self._key, "prepare the spool file") from error
@@ -164,10 +174,9 @@ class MoodleTransfer:
             SidecarState.KEPT, course.id, course.shortname, self._spot.path, digests.sha1, record
         )
         new = NewFile(self._spot, digests.sha1, beside)
-        rows = self._target.rows()
         try:
-            self._target.database.change(lambda connection: rows.add_file(connection, new), self._key)
-        except Taken:
+            self._add_rows(new)
+        except (Taken, Duplicate):
             found = self._own(record)
             if found is not None:
                 return found.contenthash
@@ -179,14 +188,25 @@ class MoodleTransfer:
         durability.step("moodle.row-committed")
         return digests.sha1
 
+    def _add_rows(self, new: NewFile) -> None:
+        """Raises Taken, Duplicate."""
+        database, rows = self._target.database, self._target.rows()
+        made_s = new.sidecar.record.committed_at_ns // NS_PER_S
+        for _ in range(_ATTEMPTS):
+            if database.write(lambda cursor: rows.add_file(cursor, new), self._key):
+                return
+            database.change(
+                lambda connection: rows.make_directory_of(connection, self._spot, made_s), self._key
+            )
+        raise Unavailable("its directory is being removed", backend=self._target.name, key=self._key)
+
     def _own(self, record: Record) -> Sidecar | None:
         """The record under this name if it is this very one; ``None``: the name is free.
 
         Raises AlreadyExists when it is anything else; BackendFault when Moodle has removed the file's row.
         """
-        rows = self._target.rows()
         spots = [self._spot, *[spot for spot in self._spot.parent.lineage() if spot.path]]
-        looked = self._target.database.read(lambda connection: rows.look(connection, *spots), self._key)
+        looked = self._target.rows().look(partial(self._target.database.ask, key=self._key), *spots)
         found = looked[0]
         if found.file is None and found.sidecar is not None:
             raise self._fault(
