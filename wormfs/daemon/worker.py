@@ -320,10 +320,12 @@ class Worker:
         async with trio.open_nursery() as nursery:
 
             async def serve(task_status: trio.TaskStatus[None]) -> None:
+                operations = WormOperations(stack.filesystem)
                 await session.serve(
-                    WormOperations(stack.filesystem),
+                    operations,
                     orders.mountpoint,
                     fsname=orders.source,
+                    passthrough=operations.passthrough,
                     task_status=task_status,
                 )
                 over.set()
