@@ -339,6 +339,7 @@ def test_a_damaged_file_is_refused_at_the_next_open(fresh_daemon: Callable[..., 
         assert verify(daemon, status=1) == {"job/f": "altered"}
         with refused(errno.EIO):
             path.open("rb")
+        assert "ALERT: job/f is open and read by the kernel itself until it is closed" in daemon.log_text()
         # The price of the setting, as docs/limits.md has it.
         assert os.pread(before.fileno(), 1, 0) == bytes([good[0] ^ 1])
     with refused(errno.EIO):

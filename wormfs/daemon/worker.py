@@ -308,6 +308,10 @@ class Worker:
                 "ALERT: %s not served ('wormfs status', 'wormfs verify'): %s%s",
                 count, names, ", …" if len(new) > _NAMES else "",
             )  # fmt: skip
+        for key in filesystem.read_directly(new):
+            log.error(
+                "ALERT: %s is open and read by the kernel itself until it is closed (kernel_reads)", show(key)
+            )
         await threads.run(caches.drop_content, inodes)
 
     async def _serve(self, stack: Stack) -> Unavailable | None:

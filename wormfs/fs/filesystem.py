@@ -477,6 +477,13 @@ class FileSystem:
         if isinstance(handle, ReadHandle):
             handle.reader.close()
 
+    def read_directly(self, keys: Iterable[Key]) -> list[Key]:
+        """Which of these are open now and read by the kernel itself, so that a read cannot be refused."""
+        kernel_reads = self.kernel_reads
+        if kernel_reads is None:
+            return []
+        return [key for key in keys if kernel_reads.direct(self._inodes.find_key(key)) is not None]
+
     async def release_all(self) -> None:
         """The mount is gone and nothing of it is open any more: make up for each RELEASE that did not come.
 
