@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.programs import Runner
 from benchmarks.results import Better, Line
 from benchmarks.sandbox import BenchError, Impossible, memory_mib, open_files_allowed, reset_peak
-from benchmarks.targets import NAMES, Target
+from benchmarks.targets import KERNEL, NAMES, Target
 
 MIB = 1 << 20
 SMALL_BYTES = 4096
@@ -161,6 +161,8 @@ class SequentialRead(Item):
 
     The page cache of the disk below is warm for ``warm`` and empty for ``cold``.
     """
+
+    targets = (*NAMES, KERNEL)
 
     def __init__(self, block: str, below: str) -> None:
         name = f"read-{block}" + ("-cold" if below == "cold" else "")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.results import Judged, Results, Verdict, goals
 from benchmarks.sandbox import file_system_type
-from benchmarks.targets import NAMES
+from benchmarks.targets import KINDS
 
 SCHEMA = 1
 _FILE_COLUMNS = 200
@@ -79,7 +79,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _measured_table(results: Results) -> Table:
-    columns = [name for name in (*NAMES, "cpu") if any(s.target == name for s in results.samples)]
+    columns = [name for name in (*KINDS, "cpu") if any(s.target == name for s in results.samples)]
     table = Table(title="medians (below: lowest–highest of the rounds)", title_justify="left")
     table.add_column("what")
     table.add_column("unit")

@@ -42,7 +42,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"items, or how their names begin: {known}")
     parser.add_argument(
-        "--targets", metavar="A,B", help=f"of {','.join(targets.NAMES)} (default: all there are)"
+        "--targets", metavar="A,B", help=f"of {','.join(targets.KINDS)} (default: all there are)"
     )
     parser.add_argument("--rounds", type=int, help=f"default {_ROUNDS}, quick {_QUICK_ROUNDS}")
     parser.add_argument("--size-mib", type=int, help="file of the sequential items (default 512, quick 128)")
@@ -54,9 +54,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     asked = arguments.targets.split(",") if arguments.targets else []
-    unknown = [name for name in asked if name not in targets.NAMES]
+    unknown = [name for name in asked if name not in targets.KINDS]
     if unknown:
-        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(targets.NAMES)}")
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(targets.KINDS)}")
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
     if not arguments.work_dir.is_dir():
@@ -82,7 +82,7 @@ def _chosen_items(arguments: argparse.Namespace, sizes: items.Sizes) -> list[ite
 def _available_targets(asked: str | None, work: Path, console: Console) -> list[targets.Target]:
     """Sets the targets up. One that was asked for by name and is not there is an error, else a remark."""
     found: list[targets.Target] = []
-    for name in asked.split(",") if asked else targets.NAMES:
+    for name in asked.split(",") if asked else targets.KINDS:
         try:
             target = targets.KINDS[name](work)
         except BenchError as error:

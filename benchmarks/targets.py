@@ -18,6 +18,9 @@ from benchmarks import programs
 from benchmarks.sandbox import BenchError, Daemon, descendants, detach_below, is_mounted, serves_fuse
 
 NAMES = ("raw", "wormfs", "passthrough", "rclone")
+"""In most items."""
+KERNEL = "wormfs-kernel"
+"""Only where files are read: ``kernel_reads`` changes nothing else."""
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 60.0
 
@@ -91,6 +94,7 @@ class MountTarget(Target):
 
 class Wormfs(MountTarget):
     name = "wormfs"
+    more_settings = ""
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
@@ -110,7 +114,7 @@ class Wormfs(MountTarget):
             f'mountpoint: "{self._mountpoint}"\n'
             f'state_directory: "{state}"\n'
             "backends:\n"
-            f'  bench: {{type: local, path: "{self.backing}"}}\n'
+            f'  bench: {{type: local, path: "{self.backing}"{self.more_settings}}}\n'
         )
 
     def command(self) -> list[str]:
@@ -124,6 +128,13 @@ class Wormfs(MountTarget):
         if len(workers) != 1:
             raise BenchError(f"expected one worker under the supervisor, found {workers}")
         return workers[0]
+
+
+class WormfsKernel(Wormfs):
+    """The kernel reads committed files by itself."""
+
+    name = KERNEL
+    more_settings = ", kernel_reads: true"
 
 
 class Passthrough(MountTarget):
@@ -183,6 +194,7 @@ def _rclone_binary() -> str:
 KINDS: dict[str, Callable[[Path], Target]] = {
     "raw": Target,
     "wormfs": Wormfs,
+    KERNEL: WormfsKernel,
     "passthrough": Passthrough,
     "rclone": Rclone,
 }

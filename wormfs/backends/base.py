@@ -15,7 +15,7 @@ not become a false "already exists".
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -260,4 +260,27 @@ class Scrubbable(Protocol):
 
     def open_to_scrub(self, info: ObjectInfo) -> Reader:
         """As ``open``, for one reading from the beginning to the end."""
+        ...
+
+
+@runtime_checkable
+class KernelReadable(Protocol):
+    """What a driver may have beside the contract: files that the kernel can read without the daemon.
+
+    Microseconds each, like what ``Traits.inline`` says; called on the event loop.
+    """
+
+    kernel_reads: bool
+    """Whether the settings want it."""
+
+    def file_id(self, reader: Reader) -> Hashable:
+        """Which file an open reader of this driver reads: equal for two readers of the same file only."""
+        ...
+
+    def open_for_kernel(self, reader: Reader) -> int | None:
+        """A new descriptor of the file that ``reader`` reads; the caller closes it.
+
+        Whatever the kernel opens by it cannot be written, and reading changes no time. ``None``: not
+        this file. Raises Unsupported: no file of this backend, ever; and what ``open`` raises.
+        """
         ...

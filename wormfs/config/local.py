@@ -19,3 +19,5 @@ class LocalSettings(BackendSettings):
     path: AbsolutePath = Field(examples=["/srv/worm/exams"])
     immutable: Flag = False
     """Set chattr +i on every committed file."""
+    kernel_reads: Flag = False
+    """The kernel reads committed files by itself, without the daemon."""

@@ -331,6 +331,10 @@ class Worker:
                 "ALERT: %s not served ('wormfs status', 'wormfs verify'): %s%s",
                 count, names, ", …" if len(new) > _NAMES else "",
             )  # fmt: skip
+        for key in filesystem.read_directly(new):
+            log.error(
+                "ALERT: %s is open and read by the kernel itself until it is closed (kernel_reads)", show(key)
+            )
         await threads.run(caches.drop_content, inodes)
 
     async def _serve(self, stack: Stack) -> Unavailable | None:
@@ -344,11 +348,13 @@ class Worker:
         async with trio.open_nursery() as nursery:
 
             async def serve(task_status: trio.TaskStatus[None]) -> None:
+                operations = WormOperations(stack.filesystem)
                 await session.serve(
-                    WormOperations(stack.filesystem),
+                    operations,
                     orders.mountpoint,
                     fsname=orders.source,
                     counters=counters,
+                    passthrough=operations.passthrough,
                     task_status=task_status,
                 )
                 over.set()

@@ -21,7 +21,7 @@ from typing import TypeVar
 import trio
 
 from wormfs import threads
-from wormfs.backends.base import Backend, Reader, Remembering
+from wormfs.backends.base import Backend, KernelReadable, Reader, Remembering
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
     AlreadyExists,
@@ -41,8 +41,17 @@ from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.closing import Closing
 from wormfs.fs.damage import Damage
 from wormfs.fs.directories import KnownDirectories
-from wormfs.fs.handles import DirectoryHandle, Handle, HandleTable, ReadHandle, SpoolReadHandle, WriteHandle
+from wormfs.fs.handles import (
+    DirectoryHandle,
+    FileHandle,
+    Handle,
+    HandleTable,
+    ReadHandle,
+    SpoolReadHandle,
+    WriteHandle,
+)
 from wormfs.fs.inodes import ROOT_INODE, InodeTable
+from wormfs.fs.kernelreads import KernelReads, OtherFile
 from wormfs.fs.listing import Item, Listing
 from wormfs.fs.processes import same_process
 from wormfs.fs.space import ShownSpace, SpaceView, shown
@@ -64,6 +73,8 @@ class Opened:
 
     handle: int
     keep_cache: bool
+    kernel_number: int | None = None
+    """The kernel shall read the file of this number by itself (``KernelReads``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,10 @@ class FileSystem:
         self.damage = Damage(backend.name, self._inodes, self._handles)
         self.forget_damage: Callable[[Key], None] = lambda key: None
         """Durably takes a key off the list of damaged files; blocks."""
+        self.kernel_reads: KernelReads | None = None
+        """Where the settings want the kernel to read files by itself."""
+        if isinstance(backend, KernelReadable) and backend.kernel_reads:
+            self.kernel_reads = KernelReads(backend, backend.name)
         self._inline = backend.traits.inline
         self._remembering = backend if isinstance(backend, Remembering) else None
         self._threads = threads.limiter(backend.traits.connections)
@@ -281,10 +296,11 @@ class FileSystem:
             # What was damaged has gone, or nobody could make the name anew.
             self.damage.remove(key)
             await threads.run(self.forget_damage, key)
+        self._part_from_direct(parent, name)
         inode = self._inodes.remember(parent, name)
         self._inodes.node(inode).content = None
-        handle = self._handles.add(WriteHandle(entry, inode, writer))
-        return Opened(handle, keep_cache=True), attributes.of_new(inode, entry)
+        opened = self._give_out(inode, WriteHandle(entry, inode, writer), keep_cache=True)
+        return opened, attributes.of_new(inode, entry)
 
     def _writer(self, caller: Caller, flags: int, *, exclusive: bool) -> Writer:
         return Writer(
@@ -328,11 +344,48 @@ class FileSystem:
             # Found while it was being opened: among the open files that were told, this one was not yet.
             reader.close()
             self.damage.check(key)
+        kernel_number = self._choose(inode, flags, reader, info)
+        if kernel_number is not None:
+            # Past the cache that ``content`` is about.
+            return self._give_out(inode, ReadHandle(key, reader), keep_cache=False, number=kernel_number)
         # The same name with other bytes can only be a file erased and made again elsewhere.
         content = (info.size_bytes, info.mtime_ns, info.version)
         keep_cache = node.content in (None, content)
         node.content = content
-        return Opened(self._handles.add(ReadHandle(key, reader)), keep_cache)
+        return self._give_out(inode, ReadHandle(key, reader), keep_cache)
+
+    def _give_out(
+        self, inode: int, handle: FileHandle, keep_cache: bool, number: int | None = None
+    ) -> Opened:
+        opened = Opened(self._handles.add(handle), keep_cache, number)
+        if self.kernel_reads is not None:
+            self.kernel_reads.opened(opened.handle, inode, number)
+        return opened
+
+    def _choose(self, inode: int, flags: int, reader: Reader, info: ObjectInfo) -> int | None:
+        """Whether the kernel reads it by itself. Nothing may be awaited from here until it is given out."""
+        if self.kernel_reads is None:
+            return None
+        try:
+            return self.kernel_reads.choose(inode, flags, reader, info)
+        except OtherFile:
+            # Erased and made again elsewhere, while the kernel still reads the old one by this number.
+            node = self._inodes.node(inode)
+            self._part_from_direct(node.parent, node.name)
+            reader.close()
+            raise NotFound(
+                "the name stands for another file now", backend=self._backend.name, key=info.key
+            ) from None
+        except BaseException:
+            reader.close()
+            raise
+
+    def _part_from_direct(self, parent: int, name: bytes) -> None:
+        """A name whose inode the kernel reads directly from a file that is gone gets another inode."""
+        if self.kernel_reads is not None:
+            old = self.kernel_reads.direct(self._inodes.find(parent, name))
+            if old is not None:
+                self._inodes.detach(parent, name, old)
 
     async def _open_entry(self, inode: int, entry: Entry, flags: int, caller: Caller) -> Opened | None:
         """``None``: it is at the backend since a moment ago."""
@@ -348,7 +401,7 @@ class FileSystem:
             fd = entry.duplicate_data()
             if fd is None:
                 return None
-            return Opened(self._handles.add(SpoolReadHandle(fd)), keep_cache=not entry.state.changeable)
+            return self._give_out(inode, SpoolReadHandle(fd), keep_cache=not entry.state.changeable)
         writer = self._writer(caller, flags, exclusive=False)
         await self._spool.reopen(entry, writer)
         if flags & os.O_TRUNC:
@@ -359,7 +412,7 @@ class FileSystem:
                 async with entry.closing:
                     await self._spool.quarantine(entry, f"it could not be emptied: {error}")
                 raise
-        return Opened(self._handles.add(WriteHandle(entry, inode, writer)), keep_cache=False)
+        return self._give_out(inode, WriteHandle(entry, inode, writer), keep_cache=False)
 
     async def read(self, number: int, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes; fewer only at the end of the file."""
@@ -411,6 +464,8 @@ class FileSystem:
     async def release(self, number: int) -> None:
         """No descriptor is left; close(2) has returned already."""
         handle = self._handles.drop(number)
+        if self.kernel_reads is not None:
+            self.kernel_reads.released(number)
         match handle:
             case WriteHandle():
                 await self._closing.release(handle)
@@ -422,6 +477,21 @@ class FileSystem:
                 handle.close()
             case _:
                 pass
+
+    def undelivered(self, number: int) -> None:
+        """The kernel never learned of this handle of a committed file, so it will not release it."""
+        handle = self._handles.drop(number)
+        if self.kernel_reads is not None:
+            self.kernel_reads.released(number)
+        if isinstance(handle, ReadHandle):
+            handle.reader.close()
+
+    def read_directly(self, keys: Iterable[Key]) -> list[Key]:
+        """Which of these are open now and read by the kernel itself, so that a read cannot be refused."""
+        kernel_reads = self.kernel_reads
+        if kernel_reads is None:
+            return []
+        return [key for key in keys if kernel_reads.direct(self._inodes.find_key(key)) is not None]
 
     async def release_all(self) -> None:
         """The mount is gone and nothing of it is open any more: make up for each RELEASE that did not come.

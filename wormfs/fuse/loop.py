@@ -23,6 +23,7 @@ import pyfuse3
 import trio
 
 from wormfs.fuse.handshake import Handshake
+from wormfs.fuse.passthrough import Passthrough
 
 _TURNS_BETWEEN_CHECKPOINTS = 32
 _SLEEP_MS = 1
@@ -59,11 +60,34 @@ class _Turn:
             self._others.unpark()
 
 
+class _ForwardingTurn(_Turn):
+    """Whatever a task does once pyfuse3 has answered, take its turn or end, it comes by here first."""
+
+    def __init__(self, passthrough: Passthrough) -> None:
+        super().__init__()
+        self._forward = passthrough.forward
+
+    async def __aenter__(self) -> None:
+        self._forward()
+        await super().__aenter__()
+
+    def pass_on(self) -> None:
+        self._forward()
+        super().pass_on()
+
+
 class _Waiter:
     """``wait_readable`` for the one descriptor of this session, with the handshake at its start."""
 
-    def __init__(self, handshake: Handshake, ready: Callable[[], None], turn: _Turn):
+    def __init__(
+        self,
+        handshake: Handshake,
+        ready: Callable[[], None],
+        turn: _Turn,
+        passthrough: Passthrough | None = None,
+    ):
         self._handshake: Handshake | None = handshake
+        self._passthrough = passthrough
         self._ready = ready
         self._turn = turn
         self._calls = 0
@@ -75,7 +99,9 @@ class _Waiter:
             # First call: INIT waits in the socket. Second call: libfuse has answered it.
             if self._calls == 1:
                 return
-            self._handshake.finish()
+            device_fd = self._handshake.finish()
+            if self._passthrough is not None:
+                self._passthrough.begin(device_fd, self._handshake.session_fd)
             self._handshake = None
             self._ready()
             self._poll.register(fd, select.POLLIN)
@@ -169,15 +195,19 @@ def _rest(running: Coroutine[Any, Any, Any], waited_for: object) -> Generator[An
 
 
 def install(
-    operations: pyfuse3.Operations, handshake: Handshake, ready: Callable[[], None]
+    operations: pyfuse3.Operations,
+    handshake: Handshake,
+    ready: Callable[[], None],
+    passthrough: Passthrough | None = None,
 ) -> pyfuse3.Operations:
     """Make pyfuse3's loop in this process wait the fast way. Before ``pyfuse3.init``.
 
-    ``ready`` is called once when the kernel has the answer to its first request. Returns what
-    pyfuse3 is to be given as its operations.
+    ``ready`` is called once when the kernel has the answer to its first request. ``passthrough`` begins
+    just before, where files are to be read by the kernel itself. Returns what pyfuse3 is to be given as
+    its operations.
     """
-    turn = _Turn()
-    waiter = _Waiter(handshake, ready, turn)
+    turn = _Turn() if passthrough is None else _ForwardingTurn(passthrough)
+    waiter = _Waiter(handshake, ready, turn, passthrough)
     pyfuse3.trio = SimpleNamespace(  # type: ignore[attr-defined]
         Lock=lambda: turn,
         ClosedResourceError=trio.ClosedResourceError,

@@ -12,6 +12,7 @@ from wormfs.errors import NotFound, Refused
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.filesystem import FileSystem
 from wormfs.fuse.guard import guarded, guarded_unanswered
+from wormfs.fuse.passthrough import Passthrough
 
 BLOCK_BYTES = 4096
 
@@ -30,6 +31,8 @@ class WormOperations(pyfuse3.Operations):
         self._write = filesystem.write
         self._read = filesystem.read
         filesystem.invalidate = _invalidate
+        self.passthrough = _passthrough_for(filesystem)
+        """Set where the kernel shall read files by itself."""
 
     def refused(self, operation: str, uid: int, error: Refused) -> None:
         """For the guard: somebody wanted to change what is fixed."""
@@ -103,7 +106,11 @@ class WormOperations(pyfuse3.Operations):
             # The name went since the kernel looked it up. At ESTALE it looks again, and creates the file
             # if that is what was asked for; at ENOENT open(2) with O_CREAT would fail with just that.
             raise pyfuse3.FUSEError(errno.ESTALE) from error
-        return _file_info(opened.handle, opened.keep_cache)
+        info = _file_info(opened.handle, opened.keep_cache)
+        if self.passthrough is not None and opened.kernel_number is not None:
+            # The last thing here, see there.
+            self.passthrough.divert(opened.handle, opened.kernel_number)
+        return info
 
     @guarded
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -237,6 +244,14 @@ def statvfs(total_bytes: int, free_bytes: int, total_files: int, free_files: int
     data.f_ffree = data.f_favail = free_files
     data.f_namemax = 255
     return data
+
+
+def _passthrough_for(filesystem: FileSystem) -> Passthrough | None:
+    if filesystem.kernel_reads is None:
+        return None
+    passthrough = Passthrough(filesystem.kernel_reads.give_up, filesystem.undelivered)
+    filesystem.kernel_reads.kernel = passthrough
+    return passthrough
 
 
 def _invalidate(parent: int, name: bytes) -> None:

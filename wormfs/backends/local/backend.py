@@ -23,8 +23,8 @@ from collections.abc import Iterator, Mapping
 
 import wormfs
 from wormfs import durability
-from wormfs.backends.base import Guarantee, Traits
-from wormfs.backends.local import check, immutable, probe, stored, tree
+from wormfs.backends.base import Guarantee, Reader, Traits
+from wormfs.backends.local import check, immutable, probe, readonlyview, stored, tree
 from wormfs.backends.local.options import LocalOptions, parse
 from wormfs.backends.local.reader import Buffers, LocalReader, ScrubReader
 from wormfs.backends.local.transfer import LocalTransfer, Target
@@ -71,6 +71,7 @@ class LocalBackend:
         self.name = name
         self.path = options.path
         self.wants_immutable = options.immutable
+        self.kernel_reads = options.kernel_reads
         self.complaints = stored.Complaints(name)
         self.traits = Traits(
             guarantee=Guarantee.ATOMIC,
@@ -82,6 +83,8 @@ class LocalBackend:
         self._clock = clock or SystemClock()
         self._buffers = Buffers()
         self._root_fd = -1
+        self._view: int | OSError | None = None
+        """The root once more, where nothing can be written; or why there is none."""
         self._target = Target(name, self._root, options.immutable, self.complaints)
 
     # Life
@@ -110,8 +113,16 @@ class LocalBackend:
             raise
         self.close()
         self._root_fd = root_fd
+        if self.kernel_reads:
+            try:
+                self._view = readonlyview.of(root_fd)
+            except OSError as error:
+                self._view = error
 
     def close(self) -> None:
+        view, self._view = self._view, None
+        if isinstance(view, int):
+            os.close(view)
         root_fd, self._root_fd = self._root_fd, -1
         if root_fd >= 0:
             os.close(root_fd)
@@ -171,6 +182,29 @@ class LocalBackend:
     def open_to_scrub(self, info: ObjectInfo) -> ScrubReader:
         """From the disk, as far as the kernel lets go of what it has in memory."""
         return ScrubReader(self._open_unchanged(info), info.size_bytes, self.name, info.key, self._buffers)
+
+    def file_id(self, reader: Reader) -> tuple[int, int]:
+        """Device and inode."""
+        assert isinstance(reader, LocalReader)
+        return reader.file_id()
+
+    def open_for_kernel(self, reader: Reader) -> int | None:
+        """``None`` also for a file on another mount below the root: the view shows none of those."""
+        assert isinstance(reader, LocalReader)
+        if not isinstance(self._view, int):
+            why = self._view.strerror if self._view is not None else "it is not started"
+            raise Unsupported(f"no read-only view of {self.path}: {why}", backend=self.name)
+        try:
+            with tree.opened_parent(self._view, reader.key) as (directory_fd, name):
+                fd = tree.open_file(directory_fd, name)
+        except (OSError, WormfsError):
+            # Gone or replaced in this moment; whoever has opened it reads on through the daemon.
+            return None
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) == reader.file_id():
+            return fd
+        os.close(fd)
+        return None
 
     def _open_unchanged(self, info: ObjectInfo) -> int:
         with self._parent(info.key, "open it") as (directory_fd, name):

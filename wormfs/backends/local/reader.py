@@ -82,6 +82,16 @@ class LocalReader:
         finally:
             self._buffers.give_back(buffer)
 
+    @property
+    def key(self) -> Key:
+        """The name by which it was opened."""
+        return self._key
+
+    def file_id(self) -> tuple[int, int]:
+        """Device and inode."""
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
+
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
