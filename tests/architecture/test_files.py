@@ -15,7 +15,15 @@ _HOSTS += ["deb.deb" + "ian.org", "index" + "-url"]
 _THIS_MACHINE = re.compile(r"(?<![\w.$}-])/wor" + r"k/|/opt/py" + "pi")
 _TOP_LEVEL = {
     *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
-    *("benchmarks", "config.example.yaml", "constraints.txt", "debian", "docs", "monitoring", "pyproject.toml"),
+    *(
+        "benchmarks",
+        "config.example.yaml",
+        "constraints.txt",
+        "debian",
+        "docs",
+        "monitoring",
+        "pyproject.toml",
+    ),
     *("scripts", "systemd", "tests", "wormfs"),
 }
 
