@@ -43,7 +43,9 @@ class Scraped:
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     base, port = tmp_path_factory.mktemp("scraped"), free_port()
     daemon = Daemon(base, {}, metrics=f"127.0.0.1:{port}")
-    backends = {name: daemon.local(name, empty_grace="0s") for name in ("exams", "other")}
+    backends = {
+        name: daemon.local(name, empty_grace="0s", check_interval="1s") for name in ("exams", "other")
+    }
     daemon.write_config(backends, metrics=f"127.0.0.1:{port}")
     try:
         daemon.start()

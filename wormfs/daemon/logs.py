@@ -12,7 +12,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -61,14 +61,6 @@ def plain(record: logging.LogRecord, backend: str) -> str:
     # File names may hold line breaks: one must not be able to forge a line of the log.
     message = record.message.replace("\n", "\\n").replace("\r", "\\r")
     return f"{backend}: {message.removeprefix(f'{backend}: ')}"  # said already, perhaps
-
-
-class LineCounter(Protocol):
-    """Who counts lines."""
-
-    def lines(self) -> Mapping[str, int]:
-        """How many there were of each level, those left out as repeats included."""
-        ...
 
 
 class Output(logging.Handler):

@@ -191,7 +191,7 @@ class Supervisor:
             settings=lambda: self.settings.backends,
             status=partial(Commands(self).answer, {"request": "status"}),
             verified=Verified(self.state.path, self.workers),
-            log_lines=logs.output(),
+            log_lines=lambda: logs.output().lines(),
             started_ns=SystemClock().now_ns(),
         )
 

@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -175,11 +175,6 @@ async def _status() -> Message:
     return {"backends": {name: {"state": "ready"} for name in ("good", "hung", "gone")}}
 
 
-class NoLines:
-    def lines(self) -> Mapping[str, int]:
-        return {}
-
-
 @pytest.fixture
 def gatherer(tmp_path: Path) -> Gatherer:
     return gatherer_of(tmp_path, good=Worker(1), gone=Worker(None))
@@ -191,7 +186,7 @@ def gatherer_of(tmp_path: Path, **workers: Worker) -> Gatherer:
         settings=lambda: {name: LocalSettings(name=name, path=tmp_path / name) for name in workers},
         status=_status,
         verified=Verified(tmp_path, ["good"]),
-        log_lines=NoLines(),
+        log_lines=dict,
         started_ns=1,
     )
 

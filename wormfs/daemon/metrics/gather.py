@@ -15,7 +15,6 @@ from wormfs.clock import monotonic
 from wormfs.config import BackendSettings
 from wormfs.daemon import measured
 from wormfs.daemon.channel import NoAnswer, RequestFailed
-from wormfs.daemon.logs import LineCounter
 from wormfs.daemon.measured import Measured
 from wormfs.daemon.messages import Message
 from wormfs.daemon.metrics.facts import BackendFacts, Snapshot
@@ -49,13 +48,13 @@ class Gatherer:
         settings: Callable[[], Mapping[str, BackendSettings]],
         status: Callable[[], Awaitable[Message]],
         verified: Verified,
-        log_lines: LineCounter,
+        log_lines: Callable[[], Mapping[str, int]],
         started_ns: int,
     ):
         """
         Args:
             status: what ``wormfs status`` would be told now; within a bounded time.
-            log_lines: those of this process.
+            log_lines: those of this process, by level.
         """
         self._workers = workers
         self._settings = settings
@@ -69,7 +68,7 @@ class Gatherer:
         try:
             backends = doorway.ask(self._backends, LOOP_S)
         except TimeoutError:
-            return Snapshot(self._started_ns, answering=False, log_lines=self._log_lines.lines())
+            return Snapshot(self._started_ns, answering=False, log_lines=self._log_lines())
         return self._snapshot(backends)
 
     async def now(self) -> Snapshot:
@@ -83,7 +82,7 @@ class Gatherer:
             answering=True,
             backends=backends,
             verified=self._verified.look(),
-            log_lines=self._log_lines.lines(),
+            log_lines=self._log_lines(),
         )
 
     async def _backends(self) -> Mapping[str, BackendFacts]:
