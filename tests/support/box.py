@@ -37,7 +37,7 @@ _PAUSE_S = 0.02
 
 _PREPARE = r"""
 set -eu
-work=$1 disk=$2
+work=$1
 mount --make-rprivate /
 # Kept here, another test's mount would go on living after its unmount. In /proc/mounts a blank is \040.
 awk '$3 ~ /^fuse/ { print $2 }' /proc/mounts | tac | while read -r path; do
@@ -52,7 +52,9 @@ mknod -m 600 "$work/autofs" c 10 235
 mount -t tmpfs -o mode=0755 tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo ready
-exec sleep infinity
+# A test run that is killed lets go of this pipe: it takes the box along.
+read -r _ || true
+echo 1 > "/sys/fs/cgroup/$2/cgroup.kill"
 """
 
 
@@ -234,8 +236,10 @@ class Box:
         for process in (self._nspawn, self._holder):
             if process is not None:
                 process.wait(_END_S)
-        if self._holder is not None and self._holder.stdout is not None:
-            self._holder.stdout.close()
+        if self._holder is not None:
+            for stream in (self._holder.stdin, self._holder.stdout):
+                assert stream is not None
+                stream.close()
         if self._cgroup.exists():
             _remove_group(self._cgroup)
         self._nspawn = self._holder = None
@@ -251,10 +255,10 @@ class Box:
             (self._cgroup / name).mkdir()
         self._work.mkdir(parents=True)
         (self._directory / "disk").mkdir()
-        arguments = [str(self._work), str(self._directory)]
+        arguments = [str(self._work), self.name]
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "/bin/sh", "-c", _PREPARE, "box", *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: self._join("holder"),  # noqa: PLW1509
