@@ -15,7 +15,7 @@ help:
 
 # Tests whose servers are children of the test run come in a run of their own: a program with such children may be
 # told of the end of its files a moment late (docs/limits.md), and the other tests count on the very moment.
-SERVERS := tests/conformance tests/fault tests/ftp tests/moodle tests/s3
+SERVERS := tests/conformance tests/fault tests/ftp tests/moodle tests/s3 tests/systemd
 
 # exec: signals reach the daemon itself.
 .PHONY: run

@@ -148,6 +148,22 @@ def test_a_worker_that_hangs_is_replaced_and_nobody_else_notices(service: Servic
     assert "error wormfs: hangs: the worker did not answer for 2 s; killed" in box.journal(UNIT)
 
 
+def test_the_mounter_may_die_and_the_mount_lives_on(service: Service) -> None:
+    box = service.box
+    service.configure({"exams": service.local("exams")})
+    box.run(f"systemctl start {UNIT}")
+    supervisor, mounter = box.main_pid(UNIT), box.main_pid("wormfs-mounter")
+    os.kill(mounter, signal.SIGKILL)
+    service.put(f"{MOUNT}/exams/file", "without it")
+    box.wait_for(lambda: box.main_pid("wormfs-mounter") not in (0, mounter), "it is started again")
+    worker = box.host_pid(service.backend("exams")["pid"])
+    os.kill(worker, signal.SIGKILL)
+    box.wait_for(lambda: not os.path.exists(f"/proc/{worker}"), "it is dead")
+    service.wait_ready("exams")
+    assert box.run(f"cat {MOUNT}/exams/file").stdout == "without it"
+    assert box.main_pid(UNIT) == supervisor
+
+
 def test_a_supervisor_that_hangs_is_restarted_by_the_watchdog(service: Service) -> None:
     box = service.box
     service.configure({"exams": service.local("exams")})

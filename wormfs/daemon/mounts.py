@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import errno
 import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -25,6 +26,8 @@ KIND = f"fuse.{SUBTYPE}"
 AUTOMOUNT = "autofs"
 """Waits for its first visitor and for us to mount over it (x-systemd.automount in fstab)."""
 ROOT_SOURCE = "wormfs"
+
+log = logging.getLogger(__name__)
 
 _MOUNTPOINT_MODE = 0o555
 _MAX_STACKED = 64
@@ -157,9 +160,13 @@ def detach(path: str, source: str | None, *, device: str | None = None) -> bool:
             or device not in (None, top.device)
         ):
             break
-        with suppress(OSError):  # somebody else was faster: the next look tells
+        try:
             unmount(path, lazy=True)
             detached = True
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # somebody else was faster: the next look tells
+                log.warning("%s cannot be unmounted: %s", path, error)
+                break
     return detached
 
 
