@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.packages.conftest import MOUNTED, NEWER, SETTINGS, STORED, Host, Package
 from wormfs import __version__
+
+# Building and pip take long on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 STATE = "/var/lib/wormfs"
 SECRETS = "/etc/wormfs/credentials"
