@@ -36,7 +36,7 @@ class Package:
         return (Path(at, name) for at, _, names in os.walk(self.tree) for name in names)
 
 
-def run(*command: str | Path, timeout_s: float = 300, **variables: str) -> str:
+def run(*command: str | Path, timeout_s: float = 800, **variables: str) -> str:
     """Run a command of this machine; its output. It must succeed."""
     done = subprocess.run(
         command, env=os.environ | variables, capture_output=True, text=True, timeout=timeout_s

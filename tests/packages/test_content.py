@@ -6,7 +6,12 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.packages.conftest import LIBRARIES, Package, run
+
+# Building and pip take long on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_no_file_tells_where_it_was_built(package: Package, repository: Path, tmp_path: Path) -> None:

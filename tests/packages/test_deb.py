@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.packages.conftest import MOUNTED, NEWER, SETTINGS, STORED, Host, Package
 from wormfs import __version__
+
+# Building and pip take long on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 STATE = "/var/lib/wormfs"
 SECRETS = "/etc/wormfs/credentials"
@@ -68,7 +73,7 @@ def test_it_is_used_and_removed_without_a_trace_of_its_own(host: Host, package: 
     host.configure()
     host.start()
     host.store("algebra.zip", "an archive")
-    # The end of a shell's redirection may be known a moment late (docs/limits.md).
+    # Who writes is a shell of another machine, as it were: the commit may come a moment after its end.
     host.box.wait_for(host.box.path(f"{STORED}/algebra.zip").exists, "it is committed")
     assert host.read("algebra.zip") == "an archive"
     assert host.box.run(f"echo changed > {MOUNTED}/algebra.zip", check=False).returncode != 0

@@ -5,8 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.packages.conftest import run
 from wormfs import __version__
+
+# Building and pip take long on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_pipx_installs_the_tree_with_the_pinned_libraries(repository: Path, tmp_path: Path) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.packages.conftest import Package
+
+# Building and pip take long on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_lintian_finds_nothing(package: Package) -> None:
