@@ -94,6 +94,18 @@ def test_a_connection_serves_many_requests(server: Scripted, links: Links) -> No
     assert server.connections == 1
 
 
+def test_a_server_that_hangs_up_after_an_answer_is_asked_on_a_new_connection(
+    server: Scripted, links: Links
+) -> None:
+    last = WHOLE.replace(b"ETag: x", b"Connection: close")
+    server.answers = [[last, b"stay"], [WHOLE], [WHOLE, b"stay"]]
+    assert [ask(links), ask(links)] == [b"hello"] * 2
+    assert server.connections == 2, "it has said that it hangs up"
+    links._resting = [(link, since - 1) for link, since in links._resting]  # a second passes
+    assert ask(links) == b"hello"
+    assert server.connections == 3, "it has hung up without a word"
+
+
 @pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
 @pytest.mark.parametrize("buffered", [False, True])
 def test_half_an_answer_is_none(buffered: bool, answer: bytes, server: Scripted, links: Links) -> None:
