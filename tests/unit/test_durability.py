@@ -82,6 +82,7 @@ SUITES = {
     "spool": "tests/crash/test_kill.py",
     "local": "tests/crash/test_kill.py",
     "moodle": "tests/moodle/test_mounts.py",
+    "moodle-erase": "tests/moodle/test_mounts.py",
     "erase": "tests/mount/test_erase_kill.py",
 }
 """Where daemons are killed at the steps that begin so."""
