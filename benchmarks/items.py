@@ -115,6 +115,47 @@ class SequentialWrite(Item):
         return values
 
 
+class PlacedWrite(Item):
+    """8 KiB writes with the program on the first core and the daemon on the same or the second one.
+
+    Where the scheduler puts the two decides more than what the daemon does; so they are put somewhere.
+    """
+
+    targets = ("wormfs", "passthrough")
+
+    def __init__(self, apart: bool) -> None:
+        name = f"write-8k-{'apart' if apart else 'together'}"
+        where = "on two cores" if apart else "on one core"
+        super().__init__(
+            name, [Line(f"{name}.calls", f"write 8 KiB calls, program and daemon {where}", "MiB/s")]
+        )
+        self._apart = apart
+
+    def measure(self, bench: Bench, target: Target) -> dict[str, float]:
+        daemon = target.worker_pid()
+        everywhere = os.sched_getaffinity(0)
+        if daemon is None or len(everywhere) < 2:
+            raise Impossible("needs a daemon and two cores")
+        first, second = sorted(everywhere)[:2]
+        for thread in _request_threads(daemon, target.name):
+            os.sched_setaffinity(thread, {second if self._apart else first})
+        size_bytes = bench.sizes.stream_bytes
+        path = self.here(target) / "file"
+        os.sched_setaffinity(0, {first})  # the program inherits it
+        try:
+            took = bench.runner.measure(
+                ["stream", "write", path, str(_BLOCKS["8k"]), str(size_bytes), "none"], target.kill
+            )
+        finally:
+            os.sched_setaffinity(0, everywhere)
+        return {f"{self.name}.calls": size_bytes / MIB / took["write_s"]}
+
+
+def _request_threads(daemon: int, target: str) -> list[int]:
+    """The threads that answer requests. Of wormfs it is one; those that it starts later inherit its place."""
+    return [daemon] if target == "wormfs" else [int(name) for name in os.listdir(f"/proc/{daemon}/task")]
+
+
 class SequentialRead(Item):
     """One file, twice: right after the mount was started (its own cache is empty) and once more.
 
@@ -390,6 +431,7 @@ def all_items(sizes: Sizes) -> list[Item]:
     """Every item, in the order in which it is measured. Cold reads need root."""
     items: list[Item] = [HashSpeed()]
     items += [SequentialWrite(block, sync) for block in _BLOCKS for sync in ("none", "fsync")]
+    items += [PlacedWrite(apart) for apart in (False, True)]
     items += [SequentialRead(block, "warm") for block in _BLOCKS]
     if os.geteuid() == 0:
         items.append(SequentialRead("1m", "cold"))

@@ -37,9 +37,10 @@ DETECTED = {
     "spool.sealing.settle:sync_file": "settling",
     "spool.sealing.sync:sync_file": "at once",
     "spool.store._check_format:sync_file in write_file_durably": "settling",
-    "spool.store._make_directories:sync_directory in make_directory_durably": "settling",
     "spool.store._move_to_quarantine:sync_directory": "at once",
     "spool.store._prepare:sync_directory": "settling",
+    "spool.store.open:sync_directory in make_path_durably": "settling",
+    "spool.store.open:sync_directory in make_path_durably#2": "settling",
     "spool.store.quarantine:sync_file": "at once",
 }
 """Every sync that something acknowledged rests on, with a run that fails without it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
@@ -149,6 +151,45 @@ def test_processes_and_threads_write_whole_lines(tmp_path: Path) -> None:
     assert len(found) == 3000
     for who in ("0", "1", "10", "11"):
         assert [line["number"] for line in found if line["who"] == who] == list(range(500))
+
+
+@contextlib.contextmanager
+def somebody_holds(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def test_a_line_waits_for_another_process_that_mends_the_file(trail: AuditLog) -> None:
+    """A torn line is cut off under the lock: a line written meanwhile would be cut with it."""
+    with somebody_holds(trail.path):
+        noting = threading.Thread(target=trail.note, args=(Event.COMMITTED, KEY))
+        noting.start()
+        noting.join(0.2)
+        assert lines(trail.path) == []
+    noting.join(10)
+    assert len(lines(trail.path)) == 1
+
+
+def test_one_salt_for_all_that_start_at_once(tmp_path: Path) -> None:
+    """Looked for and made under a lock: with two salts, one backend's lines could not be found again."""
+    AuditLog(tmp_path, "exams", SystemClock()).close()
+    salt = tmp_path / "audit" / "salt"
+    salt.unlink()
+    opened: list[AuditLog] = []
+    with somebody_holds(salt.parent):
+        starting = threading.Thread(target=lambda: opened.append(AuditLog(tmp_path, "exams", SystemClock())))
+        starting.start()
+        starting.join(0.2)
+        assert not salt.exists()
+        salt.write_text("ab" * 32)
+        salt.chmod(0o600)
+    starting.join(10)
+    assert salt.read_text() == "ab" * 32
+    opened[0].close()
 
 
 def test_note_does_not_sync_and_note_durably_does(trail: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,6 @@ class _Turn:
         self.handlers_waiting = 0
         """Handlers that are in the middle of something that the event loop has to go on with."""
         self._taken = False
-        self._ended = False
         self._others = trio.lowlevel.ParkingLot()
 
     async def __aenter__(self) -> None:
@@ -54,18 +53,11 @@ class _Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._taken = False
-        if self._ended or kind is not None:
-            # Whoever waits has to see the end, too.
-            self._others.unpark_all()
 
     def pass_on(self) -> None:
         """The task that had the last turn is not coming back at once: the other may go on."""
         if not self._taken:
             self._others.unpark()
-
-    def end(self) -> None:
-        """The kernel has ended the connection; there are no more requests."""
-        self._ended = True
 
 
 class _ForwardingTurn(_Turn):
@@ -123,8 +115,6 @@ class _Waiter:
             # The kernel takes a request back when its program is killed before it was read. To read now would
             # block, interpreter lock and all, until some program asks for something else.
             ready = self._poll.poll(0)
-        if ready[0][1] & ~select.POLLIN:
-            self._turn.end()
 
 
 class _Tasks:

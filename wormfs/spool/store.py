@@ -139,11 +139,11 @@ class SpoolStore:
         entries = os.path.join(self.directory, ENTRIES)
         try:
             with translating(self._backend, None, f"use the spool directory {self.directory}"):
-                _make_directories(self.directory)
+                durability.make_path_durably(self.directory, 0o700)
                 self._take_lock()
                 self._check_format()
                 for path in (entries, self.quarantined.directory):
-                    _make_directories(path)
+                    durability.make_path_durably(path, 0o700)
                 self._entries_fd = os.open(entries, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except BaseException:
             self._let_go()
@@ -721,19 +721,6 @@ def _some_is_enough(made: list[str] | list[RecordFile]) -> Iterator[None]:
     except OSError as error:
         if not made or not isinstance(translated(error, "", None, ""), OutOfSpace):
             raise
-
-
-def _make_directories(path: str) -> None:
-    """Make a directory and its parents, private, each durable before the next."""
-    if os.path.isdir(path):
-        return
-    parent, name = os.path.split(path)
-    _make_directories(parent)
-    parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        durability.make_directory_durably(name, 0o700, parent_fd)
-    finally:
-        os.close(parent_fd)
 
 
 def _remove_temporary(directory: str) -> None:

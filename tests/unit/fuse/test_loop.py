@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -120,36 +120,6 @@ def test_errors_and_cancellation_go_through(turn: _Turn) -> None:
         assert turn.handlers_waiting == 0
 
     trio.run(main)
-
-
-def test_at_the_end_everybody_who_waits_gets_to_see_it(turn: _Turn) -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery, turn:
-            for _ in range(3):
-                nursery.start_soon(_enter, turn, trio.Event())
-            await trio.testing.wait_all_tasks_blocked()
-            turn.end()
-
-    trio.run(main)
-
-
-def test_an_error_while_reading_reaches_everybody_too(turn: _Turn) -> None:
-    async def read() -> None:
-        async with turn:
-            await trio.testing.wait_all_tasks_blocked()
-            raise trio.ClosedResourceError
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_swallow, read)
-            nursery.start_soon(_enter, turn, trio.Event())
-
-    trio.run(main)
-
-
-async def _swallow(call: Callable[[], Awaitable[None]]) -> None:
-    with pytest.raises(trio.ClosedResourceError):
-        await call()
 
 
 def test_served_is_a_plain_object(turn: _Turn) -> None:
