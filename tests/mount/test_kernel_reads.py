@@ -430,6 +430,7 @@ def test_where_it_is_not_possible_it_says_so_once_and_goes_on(
         assert (place / name).read_bytes() == content
         assert (place / name).read_bytes() == content
     assert daemon.log_text().count(NOT_POSSIBLE) == 1
+    assert f"exams: {NOT_POSSIBLE}: its file system stands on another one" in daemon.log_text()
     daemon.clean_up()
 
 
