@@ -10,11 +10,13 @@ Only committed files are read directly, and only through descriptors that cannot
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from wormfs.backends.base import KernelReadable, Reader
@@ -22,6 +24,14 @@ from wormfs.errors import WormfsError
 from wormfs.model import ObjectInfo
 
 log = logging.getLogger(__name__)
+
+
+_REASONS: Mapping[int, str] = MappingProxyType(
+    {
+        errno.EPERM: "the daemon has no CAP_SYS_ADMIN",
+        errno.ELOOP: "its file system stands on another one, as overlayfs does",
+    }
+)
 
 
 class Kernel(Protocol):
@@ -106,7 +116,7 @@ class KernelReads:
         try:
             return kernel.register(fd)
         except OSError as error:
-            self.give_up(f"the kernel refuses it: {error.strerror}")
+            self.give_up(_REASONS.get(error.errno or 0, f"the kernel refuses it ({error.strerror})"))
             return None
         finally:
             os.close(fd)

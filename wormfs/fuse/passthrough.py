@@ -108,7 +108,9 @@ class Passthrough:
 
     def unregister(self, number: int) -> None:
         """The kernel forgets the number. What is open by it stays open. Never raises."""
-        with contextlib.suppress(OSError):  # the connection is gone, and the number with it
+        if self._device_fd < 0:
+            return  # the connection is gone, and the number with it
+        with contextlib.suppress(OSError):
             fcntl.ioctl(self._device_fd, _BACKING_CLOSE, struct.pack("=I", number))
 
     # -- the answer to OPEN

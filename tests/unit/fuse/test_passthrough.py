@@ -164,3 +164,9 @@ def test_a_kernel_without_it_is_told_of_and_has_no_numbers() -> None:
         passthrough.register(0)
     passthrough.forward()
     passthrough.end()
+
+
+def test_after_the_end_numbers_are_given_back_without_a_word(session: Session) -> None:
+    """Files whose RELEASE was lost with the mount."""
+    session.passthrough.end()
+    session.passthrough.unregister(NUMBER)
