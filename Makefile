@@ -13,10 +13,6 @@ help:
 	@echo "make deb     the Debian package, in ./dist"
 	@echo "make clean   remove what was built (not ./var and not ./mnt)"
 
-# Tests whose servers are children of the test run come in a run of their own: a program with such children may be
-# told of the end of its files a moment late (docs/limits.md), and the other tests count on the very moment.
-SERVERS := tests/conformance tests/fault tests/ftp tests/moodle tests/s3 tests/secrets tests/systemd
-
 # exec: signals reach the daemon itself.
 .PHONY: run
 run:
@@ -27,8 +23,7 @@ run:
 test:
 	@scripts/install test
 	@scripts/check
-	$(PYTEST) tests $(SERVERS:%=--ignore=%)
-	$(PYTEST) $(SERVERS)
+	@scripts/suite
 
 .PHONY: check
 check:
@@ -39,8 +34,7 @@ check:
 .PHONY: soak
 soak:
 	@scripts/install test
-	WORMFS_SOAK=1 $(PYTEST) --timeout 7200 tests $(SERVERS:%=--ignore=%)
-	WORMFS_SOAK=1 $(PYTEST) --timeout 7200 $(SERVERS)
+	WORMFS_SOAK=1 scripts/suite --timeout 7200
 
 .PHONY: bench
 bench:
