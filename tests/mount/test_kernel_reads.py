@@ -29,7 +29,9 @@ NOT_POSSIBLE = "kernel_reads: not possible here, files are read through the daem
 @pytest.fixture(scope="module")
 def daemon(module_daemon: Callable[..., Daemon]) -> Iterator[Daemon]:
     daemon = module_daemon(
-        exams={**SETTING, "empty_grace": "0s", "erase": "always"}, slow={**SETTING, "settle": "2s"}
+        exams={**SETTING, "empty_grace": "0s", "erase": "always"},
+        slow={**SETTING, "settle": "1s"},
+        plain={},
     )
     daemon.start()
     yield daemon
@@ -118,26 +120,32 @@ def test_holes_are_zeros(place: Place) -> None:
     assert is_direct(place, path)
 
 
-@pytest.fixture
-def own_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def own_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where nobody else takes or frees space, and every read sets the time of access."""
-    works("mount", "-t", "tmpfs", "-o", "strictatime", "tmpfs", tmp_path)
-    tmp_path.chmod(0o755)
-    yield tmp_path
-    works("umount", "-l", tmp_path)
+    path = tmp_path_factory.mktemp("disk")
+    works("mount", "-t", "tmpfs", "-o", "strictatime", "tmpfs", path)
+    path.chmod(0o755)
+    yield path
+    works("umount", "-l", path)
 
 
-@pytest.fixture
-def own_place(own_disk: Path, fresh_daemon: Callable[..., Daemon]) -> Iterator[Place]:
-    """A place on a daemon of its own whose backend is that disk."""
-    daemon = fresh_daemon(exams={})
+@pytest.fixture(scope="module")
+def own_daemon(own_disk: Path, module_daemon: Callable[..., Daemon]) -> Iterator[Daemon]:
+    """A daemon of its own whose backend is that disk."""
+    daemon = module_daemon(exams={})
     data = daemon.data("exams")
     works("mount", "--bind", own_disk, data)
     daemon.write_config({"exams": {"type": "local", "path": str(data), "erase": "always", **SETTING}})
     daemon.start()
-    yield Place(daemon, "exams", "job").make()
+    yield daemon
     daemon.clean_up()
     works("umount", "-l", data)
+
+
+@pytest.fixture
+def own_place(own_daemon: Daemon, request: pytest.FixtureRequest) -> Place:
+    return Place(own_daemon, "exams", request.node.name).make()
 
 
 def test_reading_changes_no_time_and_no_record(own_place: Place) -> None:
@@ -285,7 +293,7 @@ def test_thousands_of_opens_leave_nothing(own_place: Place, own_disk: Path) -> N
     content = os.urandom(SIZE)
     path = stored_in(place, content)
     before, free = len(descriptors(place)), os.statvfs(own_disk).f_bfree
-    for _ in range(2000):
+    for _ in range(1000):
         fd = os.open(path, os.O_RDONLY)
         assert os.pread(fd, 1, 7) == content[7:8]
         os.close(fd)
@@ -380,12 +388,11 @@ def test_what_the_kernel_shall_forget_does_not_go_through_the_answers(daemon: Da
     script = "while :; do cat $0 > /dev/null || exit 1; done"
     reading = [subprocess.Popen(["sh", "-c", script, str(path)]) for _ in range(2)]
     try:
-        for number in range(2):
-            gone = stored_in(place, b"y", f"gone-{number}")
-            assert gone.read_bytes() == b"y"
-            done = daemon.run("erase", "--reason", "test", str(gone))
-            assert done.returncode == 0, done
-            assert not gone.exists()
+        gone = stored_in(place, b"y", "gone")
+        assert gone.read_bytes() == b"y"
+        done = daemon.run("erase", "--reason", "test", str(gone))
+        assert done.returncode == 0, done
+        assert not gone.exists()
         assert [one.poll() for one in reading] == [None] * 2
     finally:
         for one in reading:
@@ -451,10 +458,8 @@ def test_a_mount_below_the_root_is_read_through_the_daemon(fresh_daemon: Callabl
         works("umount", "-l", below)
 
 
-def test_without_the_setting_nothing_is_direct(fresh_daemon: Callable[..., Daemon]) -> None:
-    daemon = fresh_daemon(exams={})
-    daemon.start()
-    place = Place(daemon, "exams", "job").make()
+def test_without_the_setting_nothing_is_direct(daemon: Daemon) -> None:
+    place = Place(daemon, "plain", "job").make()
     path = place / "f"
     path.write_bytes(os.urandom(SIZE))
     drop_cached(path)
