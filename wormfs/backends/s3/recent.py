@@ -17,7 +17,7 @@ from wormfs import clock
 from wormfs.model import ROOT, Key, Kind, ObjectInfo, parent_of
 
 _KEPT = 4096
-_MOMENT_S = 1.0
+_MOMENT_S = 0.2
 _LOOKS_KEPT = 16
 _MANY = 4
 """So many names not found in one directory within a moment are worth a listing of it."""
