@@ -14,8 +14,8 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "d
 # The same examples each time: what is new is searched for by soak, not by chance in somebody's change.
 settings.register_profile("default", max_examples=100, derandomize=True, **_COMMON)
 settings.register_profile("soak", max_examples=5_000, **_COMMON)
-# A shell starts what runs in the background with SIGINT ignored, and all that it starts inherits that; some tests
-# press Ctrl-C.
+# A shell starts what runs in the background with SIGINT ignored, and all that it starts inherits that. Some
+# tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SOAK = bool(os.environ.get("WORMFS_SOAK"))
