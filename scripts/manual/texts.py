@@ -147,6 +147,10 @@ SIGNALS = (
         ),
     ),
     (
+        "SIGUSR1, SIGUSR2",
+        "The daemon's log tells more, or less: one step of log_level, until the next start or reload.",
+    ),
+    (
         "SIGKILL",
         (
             "Nothing that was accepted is lost: the next start resumes commits. What was being written "

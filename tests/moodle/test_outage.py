@@ -141,12 +141,14 @@ def test_a_mount_through_a_crash_of_the_database(
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         running = [pool.submit(writer, number) for number in range(3)]
-        for _ in range(2):
+        try:
+            for _ in range(2):
+                progress(fragile)
+                fragile.server.kill()
+                restart(fragile)
             progress(fragile)
-            fragile.server.kill()
-            restart(fragile)
-        progress(fragile)
-        stop.set()
+        finally:
+            stop.set()
         stored = {name: content for future in running for name, content in future.result().items()}
     daemon.wait_for(
         lambda: not daemon.status()["backends"]["law"]["spool"]["waiting"], "everything is committed", 60

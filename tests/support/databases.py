@@ -25,6 +25,7 @@ PASSWORD = "s3cret-of-the-tests"
 USER = "moodle"
 DATABASE = "moodle"
 WAIT_S = 60.0
+_IN_USE = "shared memory block"
 _UNPRIVILEGED = "nobody"
 
 
@@ -110,13 +111,12 @@ class DatabaseServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        with (self.base / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*unprivileged(dying_with_us=True), *self.command()],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.base, start_new_session=True,
-            )  # fmt: skip
+        self.process = self._spawn()
         until = time.monotonic() + WAIT_S
         while True:
+            if self.process.poll() is not None and _IN_USE in self.log() and time.monotonic() < until:
+                # After a kill PostgreSQL's sessions, in process groups of their own, end a moment later.
+                self.process = self._spawn()
             try:
                 # PyMySQL would leave the socket of a failed attempt open.
                 with socket.socket(socket.AF_UNIX) as probe:
@@ -127,6 +127,13 @@ class DatabaseServer:
                 time.sleep(0.02)
             else:
                 return
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with (self.base / "log").open("wb") as log:
+            return subprocess.Popen(
+                [*unprivileged(dying_with_us=True), *self.command()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.base, start_new_session=True,
+            )  # fmt: skip
 
     def log(self) -> str:
         return (self.base / "log").read_text(errors="replace")

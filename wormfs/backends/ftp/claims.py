@@ -21,6 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from wormfs import clock
 from wormfs.backends import record_codec
 from wormfs.backends.ftp.names import Names, claim_name
 from wormfs.backends.ftp.replies import Reply
@@ -37,6 +38,8 @@ CHANGE: Final = b"r%06d"
 _CHANGE_NAME: Final = re.compile(rb"r(\d{6})")
 RECORD: Final = b"record"
 _VERSION: Final = 1
+_LOOKS: Final = 20
+_LOOK_PAUSE_S: Final = 0.05
 
 
 class Outcome(enum.Enum):
@@ -97,7 +100,7 @@ class Claims:
         self._backend = backend
         self._names = names
         self.write_once = False
-        """Claims are stored in their place, so that one may be seen while it is stored."""
+        """Claims are stored in their place, so one may be seen while it is stored: ``read`` waits a second."""
 
     # Looking
 
@@ -107,7 +110,7 @@ class Claims:
 
     def read(self, server: Server, key: Key) -> Claim | None:
         """The claim of a key. Raises BackendFault for one that cannot be understood."""
-        text = server.read_small(self.meta_of(key))
+        text = self._whole(server, key)
         if text is None:
             return None
         if self.write_once and not text.endswith(b"\n"):
@@ -125,6 +128,15 @@ class Claims:
         if claim.key != key:
             raise BackendFault("its claim names another path: it was damaged", backend=self._backend, key=key)
         return claim
+
+    def _whole(self, server: Server, key: Key) -> bytes | None:
+        """What a claim says; one that is just being stored is given a moment."""
+        for _ in range(_LOOKS):
+            text = server.read_small(self.meta_of(key))
+            if text is None or not self.write_once or text.endswith(b"\n"):
+                return text
+            clock.pause(_LOOK_PAUSE_S)
+        return text
 
     def place_of(self, key: Key) -> bytes:
         """The path of a claim."""
