@@ -100,7 +100,7 @@ class Claims:
         self._backend = backend
         self._names = names
         self.write_once = False
-        """Claims are stored in their place, so one may be seen while it is stored: ``read`` waits a second."""
+        """Claims are stored in their place, so one may be seen half stored: ``read`` waits a second."""
 
     # Looking
 
