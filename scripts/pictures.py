@@ -19,6 +19,7 @@ from wormfs.cli.status.judge import judge
 from wormfs.cli.status.report import Report
 from wormfs.cli.verifyreport import print_backend
 from wormfs.clock import NS_PER_S
+from wormfs.daemon.health import advice
 from wormfs.model import Finding, FindingKind
 from wormfs.verify.catalog import Run
 
@@ -28,6 +29,8 @@ _GIB: Final = 1 << 30
 _DAY_S: Final = 86400
 _STATUS_COLUMNS: Final = 132
 _VERIFY_COLUMNS: Final = 100
+_ALTERED: Final = f"its SHA-256 is {'2d71' * 16}; recorded is {'427f' * 16}"
+_MISSING: Final = f"it had 81920 bytes with SHA-256 {'9c0e' * 16}"
 
 
 def _ago_ns(seconds: float) -> int:
@@ -126,6 +129,7 @@ def _backends() -> dict[str, dict[str, Any]]:
                 "ok": False,
                 "failing_since_ns": _ago_ns(1280),
                 "failed": [{"name": "connect", "detail": refused}],
+                "advice": advice("connect"),
             },
             last_error={"text": refused, "at_ns": _ago_ns(31)},
             verification=None,
@@ -161,9 +165,9 @@ def verify_picture() -> str:
     """``wormfs verify``, as SVG."""
     screen = _screen(_VERIFY_COLUMNS)
     findings = [
-        Finding(FindingKind.ALTERED, b"job-17/quiz.zip", "its SHA-256 is not that of the record"),
-        Finding(FindingKind.MISSING, b"job-23/essay.pdf", "it was there when it was verified before"),
-        Finding(FindingKind.UNRECORDED, b"notes.txt", "it has no record"),
+        Finding(FindingKind.ALTERED, b"job-17/quiz.zip", _ALTERED),
+        Finding(FindingKind.MISSING, b"job-23/essay.pdf", _MISSING),
+        Finding(FindingKind.UNRECORDED, b"notes.txt", "wormfs did not write it: it has no record"),
     ]
     counts = {finding.kind: 1 for finding in findings}
     run = Run(12, "ended", _ago_ns(3 * 3600), resumed=False, files=48_211, size_bytes=1_780 * _GIB)
