@@ -27,7 +27,7 @@ IMAGES: Final = Path(__file__).parents[1] / "docs" / "images"
 _NOW_NS: Final = 1_800_000_000 * NS_PER_S
 _GIB: Final = 1 << 30
 _DAY_S: Final = 86400
-_STATUS_COLUMNS: Final = 132
+_STATUS_COLUMNS: Final = 148
 _VERIFY_COLUMNS: Final = 100
 _ALTERED: Final = f"its SHA-256 is {'2d71' * 16}; recorded is {'427f' * 16}"
 _MISSING: Final = f"it had 81920 bytes with SHA-256 {'9c0e' * 16}"
@@ -179,6 +179,9 @@ def verify_picture() -> str:
 
 def _svg(screen: Console, title: str) -> str:
     """Without fonts from other servers: a page must not make its reader's browser ask anybody."""
+    longest = max(map(len, screen.export_text(clear=False).splitlines()))
+    if longest > screen.width:
+        raise ValueError(f"{title}: {longest} columns are needed, a line would be cut off")
     drawn = screen.export_svg(title=title, unique_id=title.replace(" ", "-"))
     kept = re.sub(r"@font-face \{.*?\}\n", "", drawn, flags=re.DOTALL)
     return "\n".join(line.rstrip() for line in kept.splitlines()) + "\n"

@@ -69,7 +69,9 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    return [Block(match["mark"] or "", match["text"], match["reason"] or "") for match in _BLOCK.finditer(text)]
+    return [
+        Block(match["mark"] or "", match["text"], match["reason"] or "") for match in _BLOCK.finditer(text)
+    ]
 
 
 class Tree:
