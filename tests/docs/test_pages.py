@@ -154,3 +154,23 @@ def test_systemd_gives_a_stop_longer_than_wormfs_does(repository: Path) -> None:
     keys = keys_of(repository / "systemd" / "wormfs.service")
     stop_timeout_s = parse((repository / "config.example.yaml").read_text()).stop_timeout_s
     assert int(keys["TimeoutStopSec"]) > stop_timeout_s + 10
+
+
+def test_the_ftp_servers_of_the_handbook_are_set_up_as_those_of_the_tests(repository: Path) -> None:
+    """Paths are the reader's own; every other line is one that the tests' servers have."""
+    page = (repository / "docs" / "ftp.md").read_text().partition("## Worked examples")[2]
+    tested = (repository / "tests" / "support" / "ftpservers.py").read_text()
+    shown = re.findall(r"^```(\w*)\n(.*?)^```", page.partition("### A NAS")[0], re.DOTALL | re.MULTILINE)
+    lines = [line for language, block in shown if not language for line in block.splitlines()]
+    assert len(lines) > 30
+    unknown = []
+    for line in lines:
+        name, separator, value = line.partition("=" if "=" in line else " ")
+        if "/" in value:
+            forms = [f'"{name}": ', f"{name} "]
+        elif separator == "=":
+            forms = [f'"{name}": "{value}"', f'"{name}": {value}']
+        else:
+            forms = [f'"{line}"', f"'{line}'"]
+        unknown += [line] if not any(form in tested for form in forms) else []
+    assert unknown == []

@@ -1,4 +1,4 @@
-"""README.md is followed literally, in a copy of the source tree.
+"""README.md and the handbook are followed literally, in a copy of the source tree.
 
 Blocks that can be run have a mark in front of them, an HTML comment that nobody sees::
 
@@ -6,6 +6,12 @@ Blocks that can be run have a mark in front of them, an HTML comment that nobody
     <!-- run: exit 1, says "not permitted" -->
     <!-- run: after the end, exit 0 -->      after Ctrl-C
     <!-- run: below another directory, exit 0 -->   absolute paths are moved to a directory of the test
+    <!-- run: in the handbook's directory, exit 0 -->   the same, in the order of ``_HANDBOOK``
+    <!-- run: at the handbook's end, exit 0 -->
+    <!-- run: in the box by tests/systemd/service.py -->   that file runs it, on a booted systemd
+    <!-- not run: why not -->
+
+A block has one mark or the other.
 """
 
 from __future__ import annotations
@@ -29,8 +35,15 @@ from tests.support.daemon import environment, processes_of
 from wormfs.fuse.mounting import mounts, unmount
 
 WAIT_S = 60.0
-_BLOCK = re.compile(r"(?:<!-- run: (?P<mark>.*?) -->\n)?```sh\n(?P<text>.*?)```", re.DOTALL)
-_MOVED = ("/srv/worm", "/etc/wormfs", "/mnt/worm", "/var/lib/wormfs")
+_BLOCK = re.compile(
+    r"(?:<!-- (?:run: (?P<mark>[^\n]*)|not run: (?P<reason>[^\n]*)) -->\n)?```sh\n(?P<text>.*?)```", re.DOTALL
+)
+_MOVED = ("/srv/worm", "/etc/wormfs", "/mnt/worm", "/var/lib/wormfs", "/media/usb")
+_HANDBOOK = ("quickstart", "recovery", "verification", "operations")
+_HERE = "in the handbook's directory"
+_AT_THE_END = "at the handbook's end"
+_IN_THE_BOX = "in the box by "
+_MARKS = ("background", "exit", "after the end", "below another directory", _HERE, _AT_THE_END, _IN_THE_BOX)
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class Block:
 
     mark: str
     text: str
+    reason: str = ""
+    """Why it is not run."""
 
     @property
     def exit_code(self) -> int:
@@ -54,7 +69,9 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    return [Block(match["mark"] or "", match["text"]) for match in _BLOCK.finditer(text)]
+    return [
+        Block(match["mark"] or "", match["text"], match["reason"] or "") for match in _BLOCK.finditer(text)
+    ]
 
 
 class Tree:
@@ -204,8 +221,77 @@ def test_a_real_archive(tree: Tree, readme: list[Block]) -> None:
     assert tree.mounted() == []
 
 
+def test_the_handbook(tree: Tree, repository: Path) -> None:
+    """One installation for all pages: what the quickstart makes, the others use."""
+
+    def moved(text: str) -> str:
+        return re.sub("|".join(map(re.escape, _MOVED)), lambda path: f"{tree.base}{path[0]}", text)
+
+    example = tree.path / "config.example.yaml"
+    example.write_text(moved(example.read_text()).replace("#state_directory:", "state_directory:"))
+    variables = {"WORMFS_CONFIG": moved("/etc/wormfs/config.yaml"), "HOME": str(tree.path)}
+    last = []
+    followed = 0
+    for page in _HANDBOOK:
+        for block in blocks((repository / "docs" / f"{page}.md").read_text()):
+            if block.mark.startswith(_HERE):
+                check(block, tree.run(moved(block.text), **variables))
+                followed += 1
+            elif block.mark.startswith(_AT_THE_END):
+                last.append(block)
+        if page == "quickstart":
+            store_archives(Path(moved("/mnt/worm/exams")))
+            Path(moved("/media/usb")).mkdir(parents=True)
+    assert followed >= 12 and len(last) == 1, "the marks of the pages have changed"
+    check(last[0], tree.run(moved(last[0].text), **variables))
+    assert tree.mounted() == []
+
+
+def store_archives(mounted: Path) -> None:
+    """The files of which the pages speak."""
+    for name in ("job-17/quiz.zip", "2026-summer/essays.zip"):
+        path = mounted / name
+        path.parent.mkdir()
+        path.write_bytes(name.encode() * 1000)
+
+
+def readable(repository: Path) -> list[Path]:
+    """The pages whose blocks people type in."""
+    return [
+        repository / "README.md",
+        repository / "systemd" / "README.md",
+        *sorted((repository / "docs").glob("*.md")),
+    ]
+
+
+def unmarked(repository: Path, text: str) -> list[Block]:
+    """Blocks of which nobody says whether they are run, or by something that is not there."""
+
+    def bad(block: Block) -> bool:
+        if not block.mark:
+            return not block.reason.strip()
+        runner = block.mark.removeprefix(_IN_THE_BOX)
+        if runner != block.mark:
+            return not (repository / runner).is_file()
+        return not block.mark.startswith(_MARKS)
+
+    return [block for block in blocks(text) if bad(block)]
+
+
+def test_every_block_is_run_or_says_why_not(repository: Path) -> None:
+    pages = readable(repository)
+    assert {str(page): bad for page in pages if (bad := unmarked(repository, page.read_text()))} == {}
+
+
+@pytest.mark.parametrize(
+    "mark", ["", "<!-- not run:  -->", "<!-- run: somehow -->", "<!-- run: in the box by tests/gone.py -->"]
+)
+def test_the_rule_on_marks_finds_what_nobody_runs(repository: Path, mark: str) -> None:
+    assert len(unmarked(repository, f"{mark}\n```sh\nls\n```\n")) == 1
+
+
 def test_blocks_that_are_not_run_can_at_least_be_read_by_a_shell(repository: Path) -> None:
-    for page in (repository / "README.md", *sorted((repository / "docs").glob("*.md"))):
+    for page in readable(repository):
         for block in blocks(page.read_text()):
             done = subprocess.run(["bash", "-n", "-c", block.text], capture_output=True, text=True)
             assert done.stderr == "", (page, block)

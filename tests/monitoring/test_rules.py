@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.support.prometheus import RULES, promtool
+from wormfs.cli.status.judge import WAITING_CRITICAL_S, WAITING_WARNING_S
 
 HERE = Path(__file__).resolve().parent
 TESTS = sorted(HERE.glob("*.test.yml"))
@@ -60,3 +61,15 @@ def test_operations_md_has_every_alert_and_no_other(
     assert set(cells) == set(rules)
     # Means, and do.
     assert all(len(row) == 3 and all(cell.strip() for cell in row) for row in cells.values())
+
+
+def test_files_that_wait_are_judged_as_by_status(rules: dict[str, dict[str, Any]]) -> None:
+    judged = {
+        rule["labels"]["severity"]: rule["expr"]
+        for name, rule in rules.items()
+        if name.startswith("WormfsFilesWaiting")
+    }
+    assert judged == {
+        "warning": f"wormfs_spool_oldest_waiting_seconds >= {WAITING_WARNING_S:.0f}",
+        "critical": f"wormfs_spool_oldest_waiting_seconds >= {WAITING_CRITICAL_S:.0f}",
+    }

@@ -26,6 +26,8 @@ from wormfs.verify.run import Options, Verification
 from wormfs.verify.trail import Trail
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from wormfs.backends.base import Backend
     from wormfs.config import Settings
 
@@ -176,7 +178,7 @@ class Report:
         if self._as_json:
             self._json(name, run, counts, findings, ended_ns)
         else:
-            _print(name, run, counts, findings, ended_ns)
+            print_backend(name, run, counts, findings, ended_ns, console())
 
     def _begin_json(self, name: str) -> None:
         click.echo(("," if self._backends else "") + f"\n{json.dumps(name)}: ", nl=False)
@@ -214,13 +216,18 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _print(
-    name: str, run: Run, counts: Mapping[FindingKind, int], findings: Iterator[Finding], ended_ns: int
+def print_backend(
+    name: str,
+    run: Run,
+    counts: Mapping[FindingKind, int],
+    findings: Iterator[Finding],
+    ended_ns: int,
+    screen: Console,
 ) -> None:
+    """What people see of a backend that was verified: a line, the findings, what to do."""
     from rich.table import Table
     from rich.text import Text
 
-    screen = console()
     took = age_text((ended_ns - run.started_ns) / NS_PER_S)
     done = f"{count_text(run.files, 'file', 'files')}, {size_text(run.size_bytes)} read in {took}"
     found = ", ".join(f"{counts[kind]} {kind.value}" for kind in FindingKind if counts.get(kind))
