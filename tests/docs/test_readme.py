@@ -9,6 +9,7 @@ Blocks that can be run have a mark in front of them, an HTML comment that nobody
     <!-- run: in the handbook's directory, exit 0 -->   the same, in the order of ``_HANDBOOK``
     <!-- run: at the handbook's end, exit 0 -->
     <!-- run: in the box by tests/systemd/service.py -->   that file runs it, on a booted systemd
+    <!-- run: against a server by tests/ftp/test_recovery.py -->
     <!-- not run: why not -->
 
 A block has one mark or the other.
@@ -42,8 +43,8 @@ _MOVED = ("/srv/worm", "/etc/wormfs", "/mnt/worm", "/var/lib/wormfs", "/media/us
 _HANDBOOK = ("quickstart", "recovery", "verification", "operations")
 _HERE = "in the handbook's directory"
 _AT_THE_END = "at the handbook's end"
-_IN_THE_BOX = "in the box by "
-_MARKS = ("background", "exit", "after the end", "below another directory", _HERE, _AT_THE_END, _IN_THE_BOX)
+_ELSEWHERE = re.compile(r"(?:in the box|against a server) by (\S+)")
+_MARKS = ("background", "exit", "after the end", "below another directory", _HERE, _AT_THE_END)
 
 
 @dataclass(frozen=True)
@@ -270,9 +271,8 @@ def unmarked(repository: Path, text: str) -> list[Block]:
     def bad(block: Block) -> bool:
         if not block.mark:
             return not block.reason.strip()
-        runner = block.mark.removeprefix(_IN_THE_BOX)
-        if runner != block.mark:
-            return not (repository / runner).is_file()
+        if elsewhere := _ELSEWHERE.fullmatch(block.mark):
+            return not (repository / elsewhere[1]).is_file()
         return not block.mark.startswith(_MARKS)
 
     return [block for block in blocks(text) if bad(block)]
