@@ -47,7 +47,8 @@ class Mounter:
             raise OSError(errno.EPERM, "not a place of ours")
         match request.get("op"):
             case "mount":
-                return mounting.mount_here(path, fsname=str(request.get("source", "")), uid=uid, gid=gid)
+                with mounting.without_links(path) as place:
+                    return mounting.mount_here(place, fsname=str(request.get("source", "")), uid=uid, gid=gid)
             case "unmount":
                 self._require_ours(path)
                 mounting.unmount_here(path, lazy=request.get("lazy") is True)
@@ -61,7 +62,8 @@ class Mounter:
 
     def _allowed(self, path: str) -> bool:
         name = path.removeprefix(f"{self._mountpoint}/")
-        below = path != name and "/" not in name and name not in ("", ".", "..")
+        # For the kernel a path ends at NUL: "..\0" would be "..".
+        below = path != name and not {"/", "\0"} & set(name) and name not in ("", ".", "..")
         return path == self._mountpoint or below
 
     def _require_ours(self, path: str) -> None:

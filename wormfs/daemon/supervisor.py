@@ -390,7 +390,8 @@ class Supervisor:
             self.stopped.set()
 
     async def _watch_detached(self) -> None:
-        for worker in self.workers.values():
+        # A copy: a reload that is under way may just be letting go of a backend.
+        for worker in list(self.workers.values()):
             await worker.detached.wait()
         await self._detach_root()
         self.detached.set()

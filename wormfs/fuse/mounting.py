@@ -7,6 +7,7 @@ wormfs (see ``handshake``).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import stat
@@ -73,6 +74,25 @@ def mount_here(mountpoint: str, *, fsname: str, uid: int, gid: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+@contextlib.contextmanager
+def without_links(path: str) -> Iterator[str]:
+    """Another path to the very directory at ``path``, which is absolute; no symbolic link was followed.
+
+    mount(2) follows links, and whoever serves a mount decides what is one in it. Blocks; raises OSError.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open("/", flags)
+    try:
+        for name in path.split("/"):
+            if name:
+                # A link is opened itself: it has nothing below it, and nothing can be mounted on it.
+                above, fd = fd, os.open(name, flags, dir_fd=fd)
+                os.close(above)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def raise_read_ahead(mountpoint: str, read_ahead_kb: int) -> None:

@@ -77,6 +77,8 @@ class Closed:
 
     attempt: Attempt | None = None
     """``None``: it was not tried in this thread, or is not yet."""
+    settling: bool = False
+    """It is not sealed: the settle window has begun."""
 
 
 class Question(Protocol):
@@ -541,7 +543,8 @@ class Spool:
         loop = trio.lowlevel.current_trio_token()
 
         def publish(closed: Closed | None) -> None:
-            if closed is None or entry.state is not EntryState.SEALED:
+            # The entry cannot be asked: if this thread is late, others may have settled and sealed it.
+            if closed is None or closed.settling:
                 return
             attempt = self.committer.attempt(entry)
             with contextlib.suppress(trio.RunFinishedError):
@@ -557,7 +560,7 @@ class Spool:
         settle_s = self._settle_s(entry)
         if settle_s > 0:
             self._sealer.settle(entry, settle_s)
-            return Closed()
+            return Closed(settling=True)
         if not publish:
             self._sealer.seal(entry)
             return Closed()

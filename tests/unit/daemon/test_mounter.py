@@ -69,12 +69,34 @@ def test_it_mounts_and_unmounts_its_own_place(mounter: str, mountpoint: Path) ->
         os.close(connection)
 
 
-@pytest.mark.parametrize("path", ["", ".", "/", "/etc", "{}/a/b", "{}/..", "{}/.", "{}/", "{}x", "{}/../x"])
+@pytest.mark.parametrize(
+    "path", ["", ".", "/", "/etc", "{}/a/b", "{}/..", "{}/.", "{}/", "{}x", "{}/../x", "{}/..\0", "{}/x\0"]
+)
 def test_no_other_place(mounter: str, mountpoint: Path, path: str) -> None:
     with pytest.raises(PermissionError):
         mounterclient.mount(mounter, path.format(mountpoint), "wormfs")
     with pytest.raises(PermissionError):
         mounterclient.unmount(mounter, path.format(mountpoint), lazy=True)
+
+
+def test_no_link_leads_it_elsewhere(mounter: str, mountpoint: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "etc"
+    elsewhere.mkdir()
+    (mountpoint / "x").symlink_to(elsewhere)
+    with pytest.raises(NotADirectoryError):
+        mounterclient.mount(mounter, str(mountpoint / "x"), "wormfs")
+    assert mounted(elsewhere) == mounted(mountpoint / "x") == []
+
+
+def test_it_mounts_below_its_own_place(mounter: str, mountpoint: Path) -> None:
+    place = mountpoint / "x"
+    place.mkdir()
+    connection = mounterclient.mount(mounter, str(place), "wormfs#x")
+    try:
+        assert mounted(place) == [("fuse.wormfs", "wormfs#x")]
+    finally:
+        mounterclient.unmount(mounter, str(place), lazy=True)
+        os.close(connection)
 
 
 def test_what_others_have_mounted_there_stays(mounter: str, mountpoint: Path) -> None:

@@ -146,6 +146,32 @@ def test_the_watchdog_is_not_fed_while_a_worker_cannot_be_cured(
     state.close()
 
 
+def test_a_stop_goes_on_when_a_reload_lets_go_of_a_backend(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the dictionary changed its size while the stop walked over it, and nothing drained."""
+    settings = Settings(
+        mountpoint=tmp_path / "mnt",
+        state_directory=tmp_path / "state",
+        backends={name: LocalSettings(name=name, path=tmp_path / name) for name in ("kept", "gone")},
+    )
+
+    async def main(supervisor: Supervisor) -> None:
+        monkeypatch.setattr(supervisor._root, "remove", lambda name: None)  # nothing is mounted here
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor._watch_detached)
+            await trio.testing.wait_all_tasks_blocked()
+            supervisor.workers["gone"].detached.set()
+            await supervisor.forget("gone")
+            assert not supervisor.detached.is_set()
+            supervisor.workers["kept"].detached.set()
+        assert supervisor.detached.is_set()
+
+    state = StateDirectory.lock(settings.state_directory)
+    trio.run(main, Supervisor(Plan(settings), state, Notifier(None)), clock=autojump_clock)
+    state.close()
+
+
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)

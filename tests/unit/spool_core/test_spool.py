@@ -6,7 +6,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from types import SimpleNamespace
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -15,8 +16,11 @@ from tests.support.faulty import FaultyBackend, FaultyTransfer
 from tests.support.inprocess import Host, OpenFile, options
 from wormfs.errors import Unavailable
 from wormfs.model import Key
+from wormfs.spool.committer import Published
 from wormfs.spool.digest import AHEAD_BYTES, StreamingDigest
 from wormfs.spool.entry import Entry
+from wormfs.spool.spool import Closed
+from wormfs.worm.lifecycle import EntryState
 
 MIB = 1 << 20
 
@@ -219,3 +223,26 @@ def test_two_entries_that_claim_one_name_do_not_stop_the_start(
     assert (
         len([name for name in os.listdir(again.spool_directory / "entries") if name.endswith(".data")]) == 2
     )
+
+
+def test_a_thread_that_is_late_leaves_what_settled_to_the_committer(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: if the settle window was over before the closing thread looked, both published it."""
+    spool = host.stack.spool
+    attempts: list[Entry] = []
+
+    def attempt(entry: Entry) -> Published:
+        attempts.append(entry)
+        return Published.OURS
+
+    monkeypatch.setattr(spool.committer, "attempt", attempt)
+    monkeypatch.setattr(spool.committer, "attempted", lambda entry, outcome: None)
+    # Somebody else has settled and sealed it since.
+    entry = cast("Entry", SimpleNamespace(state=EntryState.SEALED))
+    publish = host.on_loop(lambda: spool._publisher(entry))
+    publish(Closed(settling=True))
+    publish(None)
+    assert attempts == []
+    publish(Closed())
+    assert attempts == [entry]
