@@ -29,10 +29,20 @@ _README = REPOSITORY / "systemd" / "README.md"
 _DROP_IN = "[Service]\nRestartSec=100ms\n"
 
 
+# The services do not see these; where the source tree lies in one, it is shown to them.
+_HIDDEN = ("/tmp", "/var/tmp", "/home", "/root")
+_TREE = f"[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths={REPOSITORY}\n"
+
+
 def prepare(root: Path) -> None:
     """The root of a box that has not booted yet: wormfs is installed, and no service of it."""
     for program in ("wormfs", "mount.fuse.wormfs"):
         (root / "usr/local/bin" / program).symlink_to(BIN / program)
+    if any(REPOSITORY.is_relative_to(hidden) for hidden in _HIDDEN):
+        for unit in ("wormfs", "wormfs-verify", "wormfs-expire"):
+            directory = root / f"etc/systemd/system/{unit}.service.d"
+            directory.mkdir(parents=True)
+            (directory / "tree.conf").write_text(_TREE)
 
 
 def commands_under(heading: str) -> str:
