@@ -512,11 +512,11 @@ class Spool:
             if isinstance(error, threads.Stuck) or not isinstance(error, Exception):
                 raise
             raise await self._not_sealed(entry, error) from error
-        if publish and (closed is None or entry.state is EntryState.SETTLING):
+        if publish and (closed is None or closed.settling):
             self.committer.leave(entry)
         if closed is None:
             return None
-        if entry.state is EntryState.SETTLING:
+        if closed.settling:
             if self._settle_next_ns is None or (entry.settle_until_ns or 0) < self._settle_next_ns:
                 self._settle_wake.set()
             return None
