@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from wormfs.config import LocalSettings
+from tests.support.orders import ORDERS
 from wormfs.config.secret import Secret, SecretSource
 from wormfs.daemon import mounts, orders
 from wormfs.daemon.backoff import Backoff
@@ -237,40 +237,18 @@ def test_room_travels_with_its_gaps() -> None:
 
 
 def test_orders_arrive_whole_and_not_a_byte_more_is_read() -> None:
-    sent = orders.Orders(
-        backend="exams",
-        settings=LocalSettings(name="exams", path=Path("/srv/exams")),
-        mountpoint="/mnt/worm/exams",
-        source="wormfs#exams",
-        state_directory="/var/lib/wormfs",
-        spool_directory="/var/lib/wormfs/spool/exams",
-        instance_id="0" * 16,
-        log_level="info",
-        stop_timeout_s=30.0,
-    )
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(orders.encode(sent) + b"next")
-        assert orders.receive(theirs) == sent
+        ours.sendall(orders.encode(ORDERS) + b"next")
+        assert orders.receive(theirs) == ORDERS
         assert theirs.recv(10) == b"next"
         ours.close()
         assert orders.receive(theirs) is None
 
 
 def test_a_running_worker_takes_over_what_it_can() -> None:
-    old = orders.Orders(
-        backend="exams",
-        settings=LocalSettings(name="exams", path=Path("/srv/exams")),
-        mountpoint="/mnt/worm/exams",
-        source="wormfs#exams",
-        state_directory="/var/lib/wormfs",
-        spool_directory="/var/lib/wormfs/spool/exams",
-        instance_id="0" * 16,
-        log_level="info",
-        stop_timeout_s=30.0,
-    )
-    new = replace(old, log_level="debug", stop_timeout_s=5.0)
-    assert orders.changed(old, decode(encode(orders.changeable(new)))) == new
+    new = replace(ORDERS, log_level="debug", stop_timeout_s=5.0)
+    assert orders.changed(ORDERS, decode(encode(orders.changeable(new)))) == new
 
 
 def test_secrets_can_travel_in_orders() -> None:

@@ -11,10 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.orders import ORDERS
 from wormfs.config import LocalSettings, Settings
 from wormfs.daemon.channel import Channel
 from wormfs.daemon.notify import Notifier
-from wormfs.daemon.orders import Orders
 from wormfs.daemon.state import StateDirectory
 from wormfs.daemon.supervisor import Plan, Supervisor
 from wormfs.daemon.workers import BackendWorker, WorkerState
@@ -34,18 +34,7 @@ class Undying:
 
 
 def worker() -> BackendWorker:
-    orders = Orders(
-        backend="exams",
-        settings=LocalSettings(name="exams", path=Path("/srv/exams")),
-        mountpoint="/mnt/worm/exams",
-        source="wormfs#exams",
-        state_directory="/var/lib/wormfs",
-        spool_directory="/var/lib/wormfs/spool/exams",
-        instance_id="0" * 16,
-        log_level="info",
-        stop_timeout_s=30.0,
-    )
-    return BackendWorker(orders, lambda: None, hang_timeout_s=HANG_S)
+    return BackendWorker(ORDERS, lambda: None, hang_timeout_s=HANG_S)
 
 
 async def watch(answers: int, for_s: float) -> tuple[BackendWorker, Undying, float]:
