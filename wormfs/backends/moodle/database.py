@@ -16,10 +16,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, Inspector, PoolProxiedConnection, inspect
+from sqlalchemy import Connection, Inspector, PoolProxiedConnection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from wormfs.backends.moodle import dberrors, engine
+from wormfs.backends.moodle import dberrors
+from wormfs.backends.moodle.engine import READING, Connections
 from wormfs.backends.moodle.options import MoodleOptions, Server
 from wormfs.backends.retry import Patience, retrying
 from wormfs.errors import Unavailable, WormfsError
@@ -52,7 +53,7 @@ class Database:
         self._backend = backend
         self._options = options
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._connections: Connections | None = None
 
     @property
     def server(self) -> Server:
@@ -61,15 +62,15 @@ class Database:
     def open(self) -> None:
         """Make the engine, reading the password; connects to nobody yet. Raises SettingsError."""
         with self._lock:
-            if self._engine is None:
-                self._engine = engine.make(self._backend, self._options)
+            if self._connections is None:
+                self._connections = Connections(self._backend, self._options)
 
     def close(self) -> None:
         """Close all connections. May be called again."""
         with self._lock:
-            ended, self._engine = self._engine, None
+            ended, self._connections = self._connections, None
         if ended is not None:
-            ended.dispose()
+            ended.close()
 
     def read(
         self,
@@ -113,13 +114,13 @@ class Database:
         return retrying(lambda: self._plainly(transaction, key), PATIENCE)
 
     def _once(self, work: Callable[[Connection], Result], key: bytes | None, *, committing: bool) -> Result:
-        opened = self._require_open(key)
+        engine = self._require_open(key).engine
         try:
             if committing:
-                with opened.begin() as connection:
+                with engine.begin() as connection:
                     return work(connection)
-            with opened.connect() as connection:
-                return work(connection.execution_options(**{engine.READING: True}))
+            with engine.connect() as connection:
+                return work(connection.execution_options(**{READING: True}))
         except SQLAlchemyError as error:
             # Without the chain: its text may hold parameters.
             raise dberrors.translated(error, self._backend, key) from None
@@ -130,9 +131,9 @@ class Database:
 
     def _plainly(self, work: Callable[[Cursor], Result], key: bytes | None) -> Result:
         opened = self._require_open(key)
-        module: Any = opened.dialect.loaded_dbapi
+        module: Any = opened.engine.dialect.loaded_dbapi
         try:
-            connection = opened.raw_connection()
+            connection = opened.engine.raw_connection()
         except SQLAlchemyError as error:
             raise dberrors.translated(error, self._backend, key) from None
         except module.Error as error:
@@ -140,7 +141,7 @@ class Database:
         try:
             return work(cast("Cursor", connection.cursor()))
         except module.Error as error:
-            lost = opened.dialect.is_disconnect(error, connection.dbapi_connection, None)
+            lost = opened.engine.dialect.is_disconnect(error, connection.dbapi_connection, None)
             _end_transaction(connection, opened, lost=lost)
             if dberrors.is_duplicate(error):
                 raise dberrors.Duplicate from None
@@ -152,18 +153,18 @@ class Database:
             if connection.is_valid:
                 connection.close()
 
-    def _require_open(self, key: bytes | None) -> Engine:
-        engine = self._engine
-        if engine is None:
+    def _require_open(self, key: bytes | None) -> Connections:
+        connections = self._connections
+        if connections is None:
             raise Unavailable("the connection to Moodle's database is closed", backend=self._backend, key=key)
-        return engine
+        return connections
 
     def inspect(self, work: Callable[[Inspector], Result]) -> Result:
         """Ask what tables and indexes there are."""
         return self.read(lambda connection: work(inspect(connection)))
 
 
-def _end_transaction(connection: PoolProxiedConnection, opened: Engine, *, lost: bool) -> None:
+def _end_transaction(connection: PoolProxiedConnection, opened: Connections, *, lost: bool) -> None:
     """After an error: in no transaction, or away for good."""
     if not lost:
         try:
@@ -173,4 +174,4 @@ def _end_transaction(connection: PoolProxiedConnection, opened: Engine, *, lost:
     if lost:
         connection.invalidate()
         # Those beside it have most likely met the same.
-        opened.dispose()
+        opened.distrust()

@@ -7,9 +7,12 @@ the server.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from wormfs.backends.moodle.options import MoodleOptions, Server, Tls
 from wormfs.errors import SettingsError
@@ -20,12 +23,57 @@ _GRACE_S: Final = 5
 """How much longer than the server's own limit the socket waits for its answer."""
 _RECYCLE_S: Final = 1800
 """Shorter than the idle limits of databases and of what stands between."""
+_MADE: Final = "wormfs_made_s"
+"""What a pool's entry remembers of its connection: when it was made, on the monotonic clock."""
 READING: Final = "wormfs_reading"
 """The option of a SQLAlchemy connection on which no transaction is begun."""
 
 
-def make(backend: str, options: MoodleOptions) -> Engine:
-    """Connects to nobody yet. ``backend``: its name, for messages. Raises SettingsError."""
+class Connections:
+    """The engine, and which of its connections may still be used. Methods may be called from many threads."""
+
+    def __init__(self, backend: str, options: MoodleOptions) -> None:
+        """Connects to nobody yet. ``backend``: its name, for messages. Raises SettingsError."""
+        self.engine = _make(backend, options)
+        self._options = options
+        self._trusted_from_s = 0.0
+        self._closed = False
+        for name, listener in (
+            ("connect", self._made),
+            ("checkout", self._taken),
+            ("checkin", self._returned),
+        ):
+            event.listen(self.engine, name, listener)
+
+    def distrust(self) -> None:
+        """Use no connection again that was made before now: one of them has met the server's end."""
+        self._trusted_from_s = time.monotonic()
+
+    def close(self) -> None:
+        """Close all; those in use when they are given back."""
+        self._closed = True
+        self.engine.dispose()
+
+    def _made(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info[_MADE] = time.monotonic()
+        try:
+            _prepare(connection, self._options)
+        except BaseException:
+            # SQLAlchemy would leave it to the garbage collector.
+            connection.close()
+            raise
+
+    def _taken(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        if entry.info[_MADE] < self._trusted_from_s:
+            # The word by which SQLAlchemy closes it and makes another.
+            raise DisconnectionError
+
+    def _returned(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        if self._closed:
+            entry.close()
+
+
+def _make(backend: str, options: MoodleOptions) -> Engine:
     # No ping before each use: what meets a dead connection is run again anyway, on a new one.
     try:
         engine = create_engine(
@@ -45,10 +93,6 @@ def make(backend: str, options: MoodleOptions) -> Engine:
             backend=backend,
         ) from None
 
-    def prepare(connection: Any, _record: object) -> None:
-        _prepare(connection, options)
-
-    event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", _begin)
     return engine
 
