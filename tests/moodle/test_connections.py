@@ -1,4 +1,4 @@
-"""No connection to the database is left to the garbage collector, and none is used that met the server's end."""
+"""No connection to the database is left to the garbage collector; none is used that met the server's end."""
 
 from __future__ import annotations
 
