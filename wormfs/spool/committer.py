@@ -151,7 +151,7 @@ class Committer:
         try:
             async with trio.open_nursery() as nursery:
                 while True:
-                    entry = self._next()
+                    entry = self._take_next()
                     if entry is not None:
                         nursery.start_soon(self._attempt, entry)
                         continue
@@ -169,17 +169,22 @@ class Committer:
         while self._backlog:
             await next(iter(self._backlog.values())).ended.wait()
 
+    def _take_next(self) -> Entry | None:
+        """The entry whose turn it is, with its place."""
+        with self._places:
+            entry = self._next()
+            if entry is not None:
+                self._in_flight.add(entry.id)
+            return entry
+
     def _next(self) -> Entry | None:
-        """The entry whose turn it is; it has its place already."""
         now = self._clock.monotonic()
         limit = 1 if self._failures else self._limit
-        with self._places:
-            if len(self._in_flight) >= limit or now < self._not_before:
-                return None
-            for entry in self._backlog.values():
-                if entry.id not in self._in_flight and entry.retry_at <= now:
-                    self._in_flight.add(entry.id)
-                    return entry
+        if len(self._in_flight) >= limit or now < self._not_before:
+            return None
+        for entry in self._backlog.values():
+            if entry.id not in self._in_flight and entry.retry_at <= now:
+                return entry
         return None
 
     def _until_next_s(self) -> float:
