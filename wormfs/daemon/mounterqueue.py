@@ -55,7 +55,8 @@ class Caller:
     @classmethod
     def of(cls, connection: socket.socket) -> Caller:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return cls(connection, *_CREDENTIALS.unpack(credentials), since=monotonic())
+        pid, uid, gid = _CREDENTIALS.unpack(credentials)
+        return cls(connection, pid, uid, gid, since=monotonic())
 
     @property
     def path(self) -> str:

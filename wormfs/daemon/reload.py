@@ -105,8 +105,9 @@ class Reloader:
 
     async def reload(self, why: str) -> Message:
         """Take the settings over; the answer says what was done, or why nothing was. Raises nothing."""
+        supervisor = self._supervisor
+        await supervisor.serving.wait()
         async with self._one_at_a_time:
-            supervisor = self._supervisor
             if self._load is None or supervisor.is_stopping:
                 problem = (
                     "it is stopping" if supervisor.is_stopping else "it was started without a settings file"

@@ -117,6 +117,8 @@ class Supervisor:
         self._root_gone = trio.Event()
         self._root_device: str | None = None
         self._ending = Ending.ORDERLY
+        self.serving = trio.Event()
+        """The root is mounted and the workers are started; also set when that will never come."""
         self.detached = trio.Event()
         """Nothing of the mount can be seen any more; what was open may still be going on."""
         self.stopped = trio.Event()
@@ -160,6 +162,7 @@ class Supervisor:
     async def _live(self, report: Report) -> None:
         refusal: OSError | None = None
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             # Before anything is mounted: a signal must never find mounts that nobody takes down.
             await nursery.start(self._obey_signals)
             try:
@@ -167,18 +170,20 @@ class Supervisor:
                 await nursery.start(self._serve_root)
             except OSError as error:
                 refusal = error
+                self._stop_asked.set()
+                self.serving.set()
                 nursery.cancel_scope.cancel()
                 await trio.lowlevel.checkpoint()
             root = await threads.run(mounts.top_mount, self.mountpoint)
             self._root_device = root.device if root is not None else None
             log.info("serving %s, process %d", self.mountpoint, os.getpid())
-            self._nursery = nursery
             nursery.start_soon(logs.output().run)
             nursery.start_soon(self._metrics.run)
             for worker in self.workers.values():
                 nursery.start_soon(worker.run)
             nursery.start_soon(self._tell_started, report)
             nursery.start_soon(self._tell_alive)
+            self.serving.set()
             await self._stop_asked.wait()
             await self._stop()
             nursery.cancel_scope.cancel()

@@ -110,6 +110,7 @@ class BackendWorker:
         self._stop_asked = trio.Event()
         self._ended = trio.Event()
         self._ready_since = math.inf
+        self._detaching = threads.limiter(1)
 
     @property
     def pid(self) -> int | None:
@@ -130,6 +131,8 @@ class BackendWorker:
                 ending = await self._run_once()
             except OSError as error:
                 ending = f"the worker cannot be started: {error}"
+            # At once: what is still mounted there answers nobody, and to take it away may last.
+            self._change(WorkerState.DOWN, ending)
             await self._detach()
             if self._stop_asked.is_set():
                 break
@@ -137,7 +140,6 @@ class BackendWorker:
                 backoff.reset()
             pause_s = backoff.next_s()
             log.warning("%s: %s; its directory answers EIO; next start in %g s", self.name, ending, pause_s)
-            self._change(WorkerState.DOWN, ending)
             self.restarts += 1
             with trio.move_on_after(pause_s):
                 await self._stop_asked.wait()
@@ -148,9 +150,16 @@ class BackendWorker:
         """Unmount lazily, let it finish what is open for at most ``timeout_s`` seconds, end it."""
         self._stop_asked.set()
         self._change(WorkerState.STOPPING, "")
-        # Here and not only in the worker, so that a hung one takes no new files either.
+        async with trio.open_nursery() as nursery:
+            # Here and not only in the worker, so that a hung one takes no new files either.
+            nursery.start_soon(self._detach_for_good)
+            await self._end(timeout_s)
+
+    async def _detach_for_good(self) -> None:
         await self._detach()
         self.detached.set()
+
+    async def _end(self, timeout_s: float) -> None:
         with trio.move_on_after(timeout_s + _KILL_GRACE_S):
             with suppress(NoAnswer, RequestFailed):
                 await self.request({"op": "stop", "timeout_s": timeout_s}, timeout_s=_STOP_ANSWER_S)
@@ -298,9 +307,15 @@ class BackendWorker:
         self._changed()
 
     async def _detach(self) -> None:
-        # In a thread: walking the path asks the root session, which this very process serves.
+        # In a thread: walking the path asks the root session, which this very process serves, and the mounter
+        # may be slow. One at a time, beside the threads that others share: thirty backends can wait for it.
         with trio.CancelScope(shield=True):
-            await threads.run(mounts.detach, self._orders.mountpoint, self._orders.source)
+            try:
+                await threads.run(
+                    mounts.detach, self._orders.mountpoint, self._orders.source, limiter=self._detaching
+                )
+            except OSError as error:  # /proc cannot be read
+                log.warning("%s: what is mounted there cannot be found out: %s", self.mountpoint, error)
 
 
 def space_to_message(space: Space) -> Message:
