@@ -181,3 +181,25 @@ def test_a_mounter_that_does_not_unmount_holds_up_neither_status_nor_the_other_b
     mounter.let_go()
     assert daemon.wait() == 0
     assert daemon.mounted() == []
+
+
+def test_a_stop_in_the_middle_of_a_reload_ends_in_order(
+    daemons: Daemons, slow: Callable[[Daemon], SlowMounter]
+) -> None:
+    daemon = daemons()
+    daemon.write_config({name: daemon.local(name) for name in ("kept", "gone")})
+    mounter = slow(daemon)
+    daemon.start(**{VARIABLE: mounter.address})
+    mounter.hold("unmount gone")
+    daemon.write_config({name: daemon.local(name) for name in ("kept", "new")})
+    with daemon.begin("reload") as reloading:
+        assert mounter.holds.wait(20)
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for(lambda: ": SIGTERM" in daemon.log_text(), "it has heard it")
+        mounter.let_go()
+        _, said = reloading.communicate(timeout=20)
+        assert (reloading.returncode, said) == (1, "wormfs: the daemon was stopped meanwhile\n")
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.log_text()
+    assert daemon.mounted() == []

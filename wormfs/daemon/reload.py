@@ -128,7 +128,12 @@ class Reloader:
                 answer: Message = {"ok": False, "error": str(error), "settings": True}
             else:
                 supervisor.remark = ""
-                answer = await self._take_over(new, prints, change)
+                try:
+                    answer = await self._take_over(new, prints, change)
+                except Exception as error:
+                    log.exception("the settings were taken over in part only: nobody foresaw this")
+                    why = f"taken over in part only, restart wormfs: {type(error).__name__}: {error}"
+                    answer = {"ok": False, "error": why}
             if not supervisor.is_stopping:
                 supervisor.notifier.ready(supervisor.summary())
             return answer
@@ -158,11 +163,16 @@ class Reloader:
         self._known = prints
         supervisor.adopt(new)
         fresh = (*change.changed, *change.added)
+        failed: dict[str, str] = {}
         for name in fresh:
-            await supervisor.employ(name)
+            try:
+                await supervisor.employ(name)
+            except Exception as error:
+                log.exception("%s: cannot be added, the others are: nobody foresaw this", name)
+                failed[name] = f"it cannot be added, restart wormfs: {error}"
         with trio.move_on_after(COME_UP_S):
             await supervisor.until_settled(fresh)
-        missing = supervisor.missing()
+        missing = supervisor.missing() | failed
         log.info(
             "the settings were taken over: added %s; removed %s; changed %s",
             *(", ".join(names) or "none" for names in (change.added, change.removed, change.changed)),

@@ -209,6 +209,7 @@ class Supervisor:
                 self.mountpoint,
                 fsname=self._source,
                 counters=Counters(),
+                caches=self._root.caches,
                 task_status=task_status,
             )
         finally:

@@ -9,6 +9,7 @@ import trio
 
 from wormfs import threads
 from wormfs.fuse import loop
+from wormfs.fuse.caches import KernelCaches
 from wormfs.fuse.counters import Counters
 from wormfs.fuse.handshake import Handshake
 from wormfs.fuse.mounting import mount_fuse, raise_read_ahead
@@ -26,6 +27,7 @@ async def serve(
     *,
     fsname: str,
     counters: Counters,
+    caches: KernelCaches,
     passthrough: Passthrough | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -36,6 +38,7 @@ async def serve(
     unmounts (``mounting.unmount``), lazily if files may be open.
 
     Args:
+        caches: what threads tell the kernel of this session by.
         passthrough: where files are to be read by the kernel itself, if it can.
     """
     # In threads: the mounter that is asked may be slow, and the event loop has more to do than this.
@@ -52,7 +55,8 @@ async def serve(
             await pyfuse3.main(min_tasks=1, max_tasks=_MAX_REQUESTS_AT_ONCE)
             nursery.cancel_scope.cancel()
     finally:
-        pyfuse3.close(unmount=False)
+        if caches.end():  # else a thread still uses it, and it ends with the process
+            pyfuse3.close(unmount=False)
         if passthrough is not None:
             passthrough.end()
 

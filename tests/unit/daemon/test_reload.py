@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Collection
 from pathlib import Path
+from typing import cast
 
 import pytest
+import trio
 
 from wormfs.config import BackendSettings, LocalSettings, Settings
 from wormfs.config.ftp import FtpSettings
 from wormfs.config.secret import Secret, SecretSource
-from wormfs.daemon.reload import Change, SecretPrints, compare
+from wormfs.daemon.messages import Message
+from wormfs.daemon.notify import Notifier
+from wormfs.daemon.reload import Change, Reloader, SecretPrints, compare
+from wormfs.daemon.supervisor import Supervisor
 from wormfs.errors import SettingsError
 
 
@@ -51,3 +58,69 @@ def test_a_secret_with_another_value_is_a_change(tmp_path: Path) -> None:
     assert SecretPrints().of(ftp) != prints.of(ftp)
     old = settings(ftp)
     assert compare(old, old, {"ftp": b"1"}, {"ftp": b"2"}).changed == ("ftp",)
+
+
+class Employer:
+    """What a reload asks of a supervisor; some of it fails."""
+
+    def __init__(self, now: Settings):
+        self.settings = now
+        self.serving = trio.Event()
+        self.serving.set()
+        self.notifier = Notifier(None)
+        self.remark = ""
+        self.is_stopping = False
+        self.did: list[str] = []
+        self.fails: dict[str, Exception] = {}
+
+    def _do(self, what: str) -> None:
+        self.did.append(what)
+        if (error := self.fails.get(what)) is not None:
+            raise error
+
+    def summary(self) -> str:
+        return ""
+
+    def missing(self) -> dict[str, str]:
+        return {}
+
+    async def retire(self, name: str) -> int:
+        self._do(f"retire {name}")
+        return 0
+
+    async def forget(self, name: str) -> None:
+        self._do(f"forget {name}")
+
+    def adopt(self, new: Settings) -> None:
+        self.settings = new
+        self._do("adopt")
+
+    async def employ(self, name: str) -> None:
+        self._do(f"employ {name}")
+
+    async def until_settled(self, names: Collection[str]) -> None:
+        self._do("settled")
+
+
+def reloaded(employer: Employer, new: Settings) -> Message:
+    reloader = Reloader(cast("Supervisor", employer), lambda: new)
+    return trio.run(reloader.reload, "a test")
+
+
+def test_a_backend_that_cannot_be_added_does_not_hurt_the_others() -> None:
+    employer = Employer(settings(local("same")))
+    employer.fails["employ bad"] = OSError(errno.ENODEV, "gone")
+    new = settings(local("same"), local("bad"), local("good"))
+    answer = reloaded(employer, new)
+    assert employer.did == ["adopt", "employ bad", "employ good", "settled"]
+    assert (answer["ok"], answer["added"]) == (True, ["bad", "good"])
+    assert answer["missing"] == {"bad": "it cannot be added, restart wormfs: [Errno 19] gone"}
+
+
+@pytest.mark.parametrize("what", ["retire gone", "forget gone", "adopt", "settled"])
+def test_whatever_fails_in_a_reload_the_daemon_goes_on(what: str) -> None:
+    employer = Employer(settings(local("gone")))
+    employer.fails[what] = RuntimeError("nobody foresaw this")
+    answer = reloaded(employer, settings(local("new")))
+    assert not answer["ok"]
+    assert "taken over in part only, restart wormfs: " in answer["error"]
