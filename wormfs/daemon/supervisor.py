@@ -148,8 +148,11 @@ class Supervisor:
 
     async def run(self, report: Report) -> Ending:
         """Mount, serve, stop. Raises CannotStart before anything is mounted."""
-        for cleared in await threads.run(mounts.clear_stale, self.mountpoint):
-            log.warning("cleared a mount that a dead daemon left: %s", cleared)
+        try:
+            for cleared in await threads.run(mounts.clear_stale, self.mountpoint):
+                log.warning("cleared a mount that a dead daemon left: %s", cleared)
+        except OSError as error:
+            raise CannotStart(f"what a dead daemon left at {self.mountpoint} stays there: {error}") from error
         await threads.run(mounts.prepare_mountpoint, self.mountpoint)
         try:
             await self._live(report)
@@ -266,7 +269,10 @@ class Supervisor:
             if self._waits_for_backends:
                 await self._until_all(self.workers, _FINAL)
         self.notifier.ready(self.summary())
-        report(self.missing())
+        try:
+            report(self.missing())
+        except OSError as error:  # whoever waited for it is gone, or where it is written is full
+            log.warning("nobody could be told how the start went: %s", error)
 
     async def until_settled(self, names: Collection[str]) -> None:
         """Wait until each of these backends is known to be down, or is up and its mount answers."""

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import trio
@@ -131,6 +131,10 @@ class BackendWorker:
                 ending = await self._run_once()
             except OSError as error:
                 ending = f"the worker cannot be started: {error}"
+            except Exception as error:
+                # What one worker does must not end the others.
+                log.exception("%s: nobody foresaw this", self.name)
+                ending = f"the worker could not be followed and was killed: {type(error).__name__}"
             # At once: what is still mounted there answers nobody, and to take it away may last.
             self._change(WorkerState.DOWN, ending)
             await self._detach()
@@ -199,15 +203,19 @@ class BackendWorker:
         """Start a process and wait for its end; says how it ended. Raises OSError."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "wormfs.daemon.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C at the terminal is for the supervisor, which then stops the workers in order.
-                start_new_session=self._own_session,
-                cwd="/",
-            )
+            try:
+                process = await trio.lowlevel.open_process(
+                    [sys.executable, "-m", "wormfs.daemon.worker", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr.fileno(),
+                    pass_fds=[theirs.fileno()],
+                    # Ctrl-C at the terminal is for the supervisor, which then stops the workers in order.
+                    start_new_session=self._own_session,
+                    cwd="/",
+                )
+            except BaseException:
+                ours.close()
+                raise
         if self._stop_asked.is_set():
             process.kill()  # told while it was being started: it has done nothing yet
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -223,6 +231,11 @@ class BackendWorker:
                 with trio.move_on_after(_LAST_WORDS_S):
                     await listened.wait()
                 nursery.cancel_scope.cancel()
+        except Exception:
+            # Nobody listens to it any more, and the next one needs its place.
+            process.kill()
+            await process.wait()
+            raise
         finally:
             self._process = None
             await self._channel.aclose()
@@ -237,8 +250,9 @@ class BackendWorker:
 
     async def _listen(self, channel: Channel, process: trio.Process, listened: trio.Event) -> None:
         try:
-            async for message in channel.messages():
-                self._note(message)
+            async with aclosing(channel.messages()) as messages:
+                async for message in messages:
+                    self._note(message)
         except ProtocolError as error:
             log.error("%s: the worker talks nonsense (%s) and is killed", self.name, error)
             process.kill()
@@ -256,6 +270,8 @@ class BackendWorker:
                 await channel.request({"op": "ping"}, timeout_s=step_s)
             except NoAnswer:
                 unanswered += 1
+            except RequestFailed:
+                unanswered, patience = 0, _PINGS  # a refusal is an answer, too
             else:
                 unanswered, patience = 0, _PINGS
         self._hung = True
@@ -340,6 +356,13 @@ def space_from_message(message: Message) -> Space:
 
 def _ending(status: int, reason: str) -> str:
     if status < 0:
-        return f"the worker was killed by {signal.Signals(-status).name}"
+        return f"the worker was killed by {_signal_name(-status)}"
     said = f": {reason}" if reason else ""
     return f"the worker ended with status {status}{said}" if status else "it was unmounted"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those between SIGRTMIN and SIGRTMAX
+        return f"signal {number}"
