@@ -38,7 +38,7 @@ class Mounter:
         self._mountpoint = mountpoint
 
     def serve(self, caller: Caller) -> None:
-        """Do what he asks for and tell him. Blocks. Raises OSError when he cannot be told."""
+        """Do what he asks for and tell him. Blocks."""
         if caller.is_gone:
             return  # by now he may want the contrary
         number, descriptor = 0, None
@@ -52,7 +52,8 @@ class Mounter:
             request = str(caller.request)[:200]
             log.warning("refused process %d: %s: %s", caller.pid, request, os.strerror(number))
         if descriptor is None:
-            caller.reply(number)
+            with suppress(OSError):  # gone meanwhile
+                caller.reply(number)
         else:
             self._hand_over(caller, descriptor)
 

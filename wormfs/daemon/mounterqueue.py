@@ -93,9 +93,8 @@ class MounterQueue:
         self._waiting: list[Caller] = []
         self._working: dict[int, Caller] = {}
         """By the descriptor of the process (pidfd)."""
-        self._turns: Counter[int] = Counter()
-        """When each user was served last, counted in requests."""
-        self._served = 0
+        self._last: dict[str, int] = {}
+        """Who was served last at each place that somebody is busy with or waits for."""
         listening.setblocking(False)
         self._selector.register(listening, selectors.EVENT_READ, self._accept)
 
@@ -180,16 +179,16 @@ class MounterQueue:
         caller.connection.close()
 
     def _begin(self) -> None:
-        for caller in sorted(self._waiting, key=lambda caller: self._turns[caller.uid]):
+        # Others before him who had his turn there, else in the order in which they came.
+        for caller in sorted(self._waiting, key=lambda caller: self._last.get(caller.path) == caller.uid):
             busy = {one.path for one in self._working.values()}
             his = sum(one.uid == caller.uid for one in self._working.values())
             if caller.path in busy or his >= _AT_ONCE_PER_USER:
                 continue
             self._waiting.remove(caller)
-            self._served += 1
-            self._turns[caller.uid] = self._served
             try:
                 self._start(caller)
+                self._last[caller.path] = caller.uid
             except OSError as error:
                 log.warning("no process can be started for process %d: %s", caller.pid, error)
                 self._refuse(caller, errno.EAGAIN)
@@ -209,7 +208,9 @@ class MounterQueue:
         os.waitpid(pid, 0)
         self._selector.unregister(process)
         os.close(process)
-        del self._working[process]
+        place = self._working.pop(process).path
+        if all(caller.path != place for caller in self._waiting):
+            del self._last[place]
 
     def _be_process_of(self, caller: Caller) -> NoReturn:
         try:

@@ -22,6 +22,8 @@ from wormfs.daemon.mounterqueue import FIRST_WORD_S, Caller, greediest
 from wormfs.fuse import mounterclient
 from wormfs.fuse.mounting import mounts, unmount_here
 
+NOBODY = 65534
+
 
 @pytest.fixture
 def mountpoint(tmp_path: Path) -> Path:
@@ -150,17 +152,21 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_who_says_nothing_holds_nobody_up(mounter: str, mountpoint: Path) -> None:
     with contextlib.ExitStack() as silent:
-        first, *_ = [silent.enter_context(connected(mounter)) for _ in range(300)]
         began = time.monotonic()
+        first, *_ = [silent.enter_context(connected(mounter)) for _ in range(300)]
         os.close(mounterclient.mount(mounter, str(mountpoint), "wormfs#x"))
         mounterclient.unmount(mounter, str(mountpoint), lazy=True)
-        assert time.monotonic() - began < FIRST_WORD_S
         assert first.recv(1) == b"", "the oldest made room"
+        assert time.monotonic() - began < FIRST_WORD_S
 
 
-def test_who_says_nothing_is_hung_up_on(mounter: str) -> None:
-    with connected(mounter) as silent:
+def test_who_says_nothing_is_hung_up_on(mounter: str, mountpoint: Path) -> None:
+    with connected(mounter) as silent, connected(mounter) as asking:
+        # Not held open by the process that works for another, either, for as long as that does.
+        ask(asking, "mount", mountpoint)
+        silent.settimeout(FIRST_WORD_S + 1)
         assert silent.recv(1) == b""
+        assert mounted(mountpoint)
 
 
 def test_a_mount_that_nobody_received_is_taken_away_again(mounter: str, mountpoint: Path) -> None:
@@ -214,6 +220,62 @@ def test_one_after_the_other_at_one_place_and_no_waiting_elsewhere(mounter: str,
         assert json.loads(unmounting.recv(1000)) == {"errno": 0}
         assert mounted(mountpoint / "a") == []
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def another_user(mounter: str) -> Iterator[Callable[[], socket.socket]]:
+    """Connects as somebody else, as far as the kernel tells the mounter; all is hung up at the end."""
+    os.chmod(mounter, 0o666)
+    os.chmod(os.path.dirname(mounter), 0o711)
+    here = os.getcwd()
+    with contextlib.ExitStack() as connections:
+
+        def connect() -> socket.socket:
+            os.chdir(os.path.dirname(mounter))  # the way there is not open to him
+            os.seteuid(NOBODY)
+            try:
+                return connections.enter_context(connected(os.path.basename(mounter)))
+            finally:
+                os.seteuid(0)
+                os.chdir(here)
+
+        yield connect
+
+
+def test_a_greedy_user_does_not_hold_up_another(mounter: str, mountpoint: Path) -> None:
+    places = [mountpoint / f"greedy{number}" for number in range(40)]
+    for place in (*places, mountpoint / "mine"):
+        place.mkdir()
+
+    def taken() -> int:
+        return sum(bool(mounted(place)) for place in places)
+
+    with another_user(mounter) as connect:
+        for place in places:
+            ask(connect(), "mount", place)
+        wait_for(lambda: taken() == 32)
+        began = time.monotonic()
+        os.close(mounterclient.mount(mounter, str(mountpoint / "mine"), "wormfs#mine"))
+        mounterclient.unmount(mounter, str(mountpoint / "mine"), lazy=True)
+        assert time.monotonic() - began < 2
+        assert taken() == 32, "the others wait for their turn"
+    # None of what he asked for is done after he has gone.
+    wait_for(lambda: taken() == 0)
+
+
+def test_users_take_turns_at_one_place(mounter: str, mountpoint: Path) -> None:
+    with another_user(mounter) as connect, connected(mounter) as mine:
+        his = [connect() for _ in range(4)]
+        for connection in his:
+            ask(connection, "mount", mountpoint)
+        wait_for(lambda: bool(mounted(mountpoint)))
+        ask(mine, "unmount", mountpoint)
+        # Heard, which the answer to a later request shows. What is asked for elsewhere costs no turn here.
+        with pytest.raises(PermissionError):
+            mounterclient.unmount(mounter, "/", lazy=False)
+        his[0].close()
+        mine.settimeout(4)  # less than any of his would be waited for
+        assert json.loads(mine.recv(1000)) == {"errno": errno.EINVAL}
 
 
 def test_a_full_queue_of_the_socket_is_waited_for(tmp_path: Path) -> None:
