@@ -7,13 +7,13 @@ the server.
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from wormfs import clock
 from wormfs.backends.moodle.options import MoodleOptions, Server, Tls
 from wormfs.errors import SettingsError
 
@@ -47,7 +47,7 @@ class Connections:
 
     def distrust(self) -> None:
         """Use no connection again that was made before now: one of them has met the server's end."""
-        self._trusted_from_s = time.monotonic()
+        self._trusted_from_s = clock.monotonic()
 
     def close(self) -> None:
         """Close all; those in use when they are given back."""
@@ -55,7 +55,7 @@ class Connections:
         self.engine.dispose()
 
     def _made(self, connection: Any, entry: ConnectionPoolEntry) -> None:
-        entry.info[_MADE] = time.monotonic()
+        entry.info[_MADE] = clock.monotonic()
         try:
             _prepare(connection, self._options)
         except BaseException:
