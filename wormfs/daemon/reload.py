@@ -142,10 +142,17 @@ class Reloader:
         supervisor = self._supervisor
         unfinished: dict[str, int] = {}
 
+        failed: dict[str, str] = {}
+
         async def retire(name: str) -> None:
-            left = await supervisor.retire(name)
-            if left:
-                unfinished[name] = left
+            try:
+                left = await supervisor.retire(name)
+            except trio.TooSlowError:
+                failed[name] = "its worker hangs and cannot be killed: it waits for a disk, perhaps"
+                log.error("ALERT: %s: %s; it is left alone", name, failed[name])
+            else:
+                if left:
+                    unfinished[name] = left
 
         async with trio.open_nursery() as nursery:
             for name in (*change.removed, *change.changed):
@@ -163,8 +170,8 @@ class Reloader:
         self._known = prints
         supervisor.adopt(new)
         fresh = (*change.changed, *change.added)
-        failed: dict[str, str] = {}
-        for name in fresh:
+        # A second worker beside one that hangs would wait for its spool, and lose its mount when that ends.
+        for name in [name for name in fresh if name not in failed]:
             try:
                 await supervisor.employ(name)
             except Exception as error:

@@ -34,7 +34,7 @@ from wormfs.daemon.orders import Orders
 from wormfs.daemon.refusal import CannotStart
 from wormfs.daemon.reload import Reloader
 from wormfs.daemon.state import StateDirectory
-from wormfs.daemon.workers import BackendWorker, WorkerState
+from wormfs.daemon.workers import DEATH_S, BackendWorker, WorkerState
 from wormfs.fs.processes import process_of
 from wormfs.fuse import session
 from wormfs.fuse.counters import Counters
@@ -321,9 +321,13 @@ class Supervisor:
         return await self._reloader.reload(why)
 
     async def retire(self, name: str) -> int:
-        """Stop the worker of a backend in order; returns how many entries its spool still holds."""
+        """Stop the worker of a backend in order; returns how many entries its spool still holds.
+
+        Raises TooSlowError when not even SIGKILL ends it: nobody waits for that for ever.
+        """
         worker = self.workers[name]
-        await worker.stop(self._stop_timeout_s)
+        if not await end_worker(worker, self._stop_timeout_s):
+            raise trio.TooSlowError
         return worker.unfinished
 
     async def forget(self, name: str) -> None:
@@ -394,12 +398,20 @@ class Supervisor:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 for worker in self.workers.values():
-                    nursery.start_soon(worker.stop, self._stop_timeout_s)
+                    nursery.start_soon(self._stop_worker, worker)
                 nursery.start_soon(self._watch_detached)
             await self._detach_root()
             with trio.move_on_after(_ROOT_GONE_S):
                 await self._root_gone.wait()
             self.stopped.set()
+
+    async def _stop_worker(self, worker: BackendWorker) -> None:
+        if not await end_worker(worker, self._stop_timeout_s):
+            log.error(
+                "ALERT: %s: its worker hangs and cannot be killed; it is left alone, process %s",
+                worker.name, worker.pid,
+            )  # fmt: skip
+            self._ending = Ending.FORCED
 
     async def _watch_detached(self) -> None:
         # A copy: a reload that is under way may just be letting go of a backend.
@@ -415,6 +427,18 @@ class Supervisor:
     def unfinished(self) -> dict[str, int]:
         """Sealed entries that each backend left for the next start, as far as the workers said."""
         return {name: worker.unfinished for name, worker in self.workers.items() if worker.unfinished}
+
+
+async def end_worker(worker: BackendWorker, timeout_s: float) -> bool:
+    """Stop it in order, in ``timeout_s`` seconds and those it takes to kill it; whether it is gone."""
+    with trio.move_on_after(timeout_s + DEATH_S):
+        await worker.stop(timeout_s)
+        return True
+    if worker.pid is not None:
+        return False
+    # Only the mounter is slow. That comes to an end, and until then nothing else may be mounted there.
+    await worker.stop(0)
+    return True
 
 
 def _has_terminal() -> bool:

@@ -44,6 +44,10 @@ _DEATH_S = 10.0
 """After SIGKILL. A process that waits for a dead disk does not even die."""
 
 
+DEATH_S = _KILL_GRACE_S + _DEATH_S
+"""Beyond the time that a worker was given to stop: one that has not ended by then hangs in the kernel."""
+
+
 class WorkerState(enum.Enum):
     """How a backend is doing."""
 

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from wormfs.config import BackendSettings, LocalSettings, Settings
 from wormfs.config.ftp import FtpSettings
@@ -16,7 +17,8 @@ from wormfs.config.secret import Secret, SecretSource
 from wormfs.daemon.messages import Message
 from wormfs.daemon.notify import Notifier
 from wormfs.daemon.reload import Change, Reloader, SecretPrints, compare
-from wormfs.daemon.supervisor import Supervisor
+from wormfs.daemon.supervisor import Supervisor, end_worker
+from wormfs.daemon.workers import BackendWorker
 from wormfs.errors import SettingsError
 
 
@@ -85,6 +87,8 @@ class Employer:
         return {}
 
     async def retire(self, name: str) -> int:
+        # It begins, and before it ends others do, too.
+        await trio.lowlevel.checkpoint()
         self._do(f"retire {name}")
         return 0
 
@@ -124,3 +128,37 @@ def test_whatever_fails_in_a_reload_the_daemon_goes_on(what: str) -> None:
     answer = reloaded(employer, settings(local("new")))
     assert not answer["ok"]
     assert "taken over in part only, restart wormfs: " in answer["error"]
+
+
+def test_a_worker_that_cannot_be_ended_holds_up_neither_the_others_nor_the_next_reload() -> None:
+    employer = Employer(settings(local("gone"), local("hung"), local("other")))
+    employer.fails["retire gone"] = employer.fails["retire hung"] = trio.TooSlowError()
+    new = settings(local("hung", settle_s="5s"), local("other", settle_s="5s"))
+    answer = reloaded(employer, new)
+    assert sorted(employer.did[:3]) == ["retire gone", "retire hung", "retire other"]
+    assert employer.did[3:] == ["forget gone", "adopt", "employ other", "settled"]
+    assert (answer["ok"], list(answer["missing"])) == (True, ["hung"])
+    assert "cannot be killed" in answer["missing"]["hung"]
+
+
+class Stubborn:
+    """A worker that does not end the first time it is told to."""
+
+    def __init__(self, pid: int | None):
+        self.pid = pid
+        self.told: list[float] = []
+
+    async def stop(self, timeout_s: float) -> None:
+        self.told.append(timeout_s)
+        if len(self.told) == 1:
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(("pid", "ended", "told"), [(4711, False, [30]), (None, True, [30, 0])])
+def test_a_worker_that_kill_does_not_end_is_not_waited_for_for_ever(
+    pid: int | None, ended: bool, told: list[float]
+) -> None:
+    worker = Stubborn(pid)
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    assert trio.run(end_worker, cast("BackendWorker", worker), 30, clock=clock) is ended
+    assert worker.told == told
