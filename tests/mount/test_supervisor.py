@@ -123,6 +123,15 @@ def test_mounts_have_their_names_and_safe_options(daemons: Daemons) -> None:
         assert {"nosuid", "nodev", "noatime", "default_permissions", "allow_other"} <= options
 
 
+def test_the_kernel_reads_ahead_more_than_it_would(daemons: Daemons) -> None:
+    daemon = daemons()
+    daemon.start()
+    for path in (daemon.mountpoint, daemon.mountpoint / "archive"):
+        [device] = [mount.device for mount in mounts() if mount.mountpoint == str(path)]
+        setting = Path(f"/sys/class/bdi/{device}/read_ahead_kb")
+        daemon.wait_for(lambda setting=setting: setting.read_text() == "1024\n", "it is set")
+
+
 # -- a worker dies
 
 
