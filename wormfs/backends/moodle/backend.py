@@ -241,9 +241,9 @@ class MoodleBackend:
                 raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
             record = found.sidecar.record
             wanted = retention.changed(record.retention, change)
-            if wanted != record.retention:
-                record = dataclasses.replace(record, retention=wanted)
-                rows.replace_sidecar(connection, spot, dataclasses.replace(found.sidecar, record=record))
+            record = dataclasses.replace(record, retention=wanted)
+            # Also what is there already: nobody said whether the COMMIT that brought it came to its end.
+            rows.replace_sidecar(connection, spot, dataclasses.replace(found.sidecar, record=record))
             return record
 
         return self.database.change(change_it, key)

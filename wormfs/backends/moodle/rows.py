@@ -114,6 +114,7 @@ class Rows:
             "FOR SHARE" if postgresql_ else "LOCK IN SHARE MODE"
         )
         self._any = f"SELECT 1 FROM {name} WHERE pathnamehash IN (%s, %s, %s) LIMIT 1"  # noqa: S608
+        self._touch = f"UPDATE {name} SET sortorder = 1 - sortorder WHERE pathnamehash = %s"  # noqa: S608
 
     # Looking
 
@@ -254,6 +255,16 @@ class Rows:
             raise Taken
         cursor.execute(self._insert(len(rows)), _flat(rows))
         return True
+
+    def touch_sidecar(self, cursor: Cursor, spot: Spot) -> bool:
+        """Change the record of a file in what nobody reads; whether there is one.
+
+        A row that can be seen may be less durable than what this database promises: its own COMMIT was cut
+        off while it waited for a standby. But logs have an order: when this transaction is durable, that one
+        is. So it has to change something.
+        """
+        cursor.execute(self._touch, (self.sidecar_hash(spot),))
+        return cursor.rowcount == 1
 
     def make_directory_of(self, connection: Connection, spot: Spot, now_s: int) -> None:
         """Rows of the directories above a file that are missing: what has been accepted needs them.
