@@ -343,6 +343,14 @@ class Rows:
         """Remove one row."""
         connection.execute(delete(self._files).where(self._files.c.pathnamehash == pathname_hash))
 
+    def remove_erased(self, connection: Connection, spot: Spot, erased: Sidecar) -> None:
+        """Remove the record of a file that is erased now, unless the name has got another file since."""
+        self.lock_sidecar(connection, spot)
+        (found,) = self.look(asking(connection), spot)
+        there = found.sidecar
+        if there is not None and there.record.entry_id == erased.record.entry_id:
+            self.remove(connection, self.sidecar_hash(spot))
+
     def ensure_directories(self, connection: Connection, spots: Sequence[Spot], now_s: int) -> None:
         """Make sure that these directories have rows."""
         present = self.by_hash(connection, [spot.directory_hash for spot in spots])
