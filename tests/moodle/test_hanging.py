@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +17,12 @@ from sqlalchemy import text
 from tests.conformance.drivers import make_record, spooled
 from tests.moodle.conftest import Site
 from tests.moodle.test_outage import forget_connection
-from tests.support.databases import KINDS, make_server
+from tests.support.databases import KINDS, PASSWORD, USER, make_server
 from tests.support.moodle import Moodle, make_moodle
 from wormfs.backends.moodle import database as module
 from wormfs.backends.moodle import engine
 from wormfs.backends.moodle.database import NO_PATIENCE, Database
+from wormfs.backends.moodle.starting import settings_warning
 from wormfs.errors import Unavailable
 from wormfs.model import Key
 
@@ -109,6 +112,41 @@ def test_a_standby_that_is_waited_for_is_waited_for_by_every_attempt(tmp_path: P
         with spooled(site.storage, CONTENT) as file:
             backend.resume(KEY).publish(file, record)
         assert own.content(KEY.decode()) == CONTENT
+
+
+def test_check_warns_of_a_standby_that_nobody_waits_for(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as ending:
+        # One that syncs: else check warns of that.
+        server = make_server("postgresql", durable=True)
+        ending.callback(server.stop)
+        own = make_moodle("postgresql", tmp_path, server)
+        ending.callback(forget_connection, own)
+        backend = Site(own, tmp_path).backend()
+        ending.callback(backend.close)
+        ending.enter_context(following(own))
+        assert "waits for none" in (settings_warning(backend) or "")
+        wait_for_standbys(own, "*")
+        assert settings_warning(backend) is None
+
+
+@contextlib.contextmanager
+def following(own: Moodle) -> Iterator[None]:
+    """Somebody who receives what the server writes, as a standby does."""
+    received = own.top / "received"
+    received.mkdir()
+    program = glob.glob("/usr/lib/postgresql/*/bin/pg_receivewal")[-1]
+    with subprocess.Popen(
+        [program, "-h", str(own.server.socket), "-U", USER, "-D", str(received), "--no-sync"],
+        env={**os.environ, "PGPASSWORD": PASSWORD}, stderr=subprocess.DEVNULL,
+    ) as receiver:  # fmt: skip
+        try:
+            until = time.monotonic() + 20
+            while not own.execute("SELECT 1 FROM pg_stat_replication"):
+                assert receiver.poll() is None and time.monotonic() < until
+                time.sleep(0.02)
+            yield
+        finally:
+            receiver.kill()
 
 
 def end_those_who_wait(own: Moodle) -> None:

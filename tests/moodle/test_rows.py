@@ -323,6 +323,16 @@ def test_a_row_that_names_other_content_is_reported(site: Site, backend: MoodleB
     assert (finding.kind, finding.name) == (FindingKind.ALTERED, b"exam.zip")
 
 
+def test_other_content_than_was_stored_is_not_served(site: Site, backend: MoodleBackend) -> None:
+    site.store(backend, b"exam.zip", CONTENT)
+    other = site.moodle.add_content(b"X" * len(CONTENT))
+    site.moodle.execute(
+        f"UPDATE {site.moodle.prefix}files SET contenthash = %s WHERE filename = 'exam.zip'", other
+    )
+    with pytest.raises(DigestMismatch, match="other content"):
+        backend.open(backend.stat(Key(b"exam.zip")))
+
+
 # Erasing
 
 

@@ -41,6 +41,7 @@ from wormfs.errors import (
     AccessDenied,
     AlreadyExists,
     BackendFault,
+    DigestMismatch,
     DirectoryNotEmpty,
     InvalidArgument,
     IsADirectory,
@@ -403,6 +404,13 @@ class MoodleBackend:
             )
         self._require_file(key, found)
         assert found.file is not None, "_require_file has raised"
+        if found.sidecar is not None and found.sidecar.contenthash != found.file.contenthash:
+            raise DigestMismatch(
+                f"Moodle has given it other content: {found.file.contenthash}, and stored was "
+                f"{found.sidecar.contenthash}; see wormfs verify",
+                backend=self.name,
+                key=key,
+            )
         return found.file
 
     def _require_file(self, key: Key, found: Found) -> None:
