@@ -350,6 +350,26 @@ def test_what_hosts_left_on_its_way_is_swept_after_a_week(start: Start, tmp_path
     assert {path.name for path in (storage.root / ".wormfs" / "s").iterdir()} == {"recent"}
 
 
+def test_the_rest_of_what_was_given_up_is_swept_after_a_week_and_that_of_an_erase_stays(
+    start: Start, tmp_path: Path
+) -> None:
+    storage = storages_ftp.made(start(Kind.VSFTPD), tmp_path)
+    started(storage).close()
+    for name, days in (("0" * 32, 8), ("1" * 32, 6), ("2" * 64 + "-" + "0" * 32, 8)):
+        place = storage.root / ".wormfs" / "e" / name
+        place.mkdir()
+        (place / "data").write_bytes(b"x")
+        at = time.time() - days * 86400
+        for path in (place / "data", place):
+            os.chown(path, UID, UID)
+            os.utime(path, (at, at))
+    backend = started(storage)
+    assert {path.name[0] for path in (storage.root / ".wormfs" / "e").iterdir()} == {"1", "2"}
+    told = {finding.name[10:11]: finding.detail for finding in backend.findings()}
+    assert "given up" in told[b"1"] and "erase the file again" in told[b"2"]
+    backend.close()
+
+
 @pytest.mark.parametrize("kind", [Kind.VSFTPD, Kind.PYFTPDLIB])
 def test_active_mode(start: Start, tmp_path: Path, kind: Kind) -> None:
     storage = storages_ftp.made(start(kind), tmp_path)

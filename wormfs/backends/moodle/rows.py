@@ -27,6 +27,7 @@ from sqlalchemy import (
     any_,
     delete,
     exists,
+    func,
     literal,
     or_,
     select,
@@ -45,6 +46,8 @@ from wormfs.backends.moodle.tables import EMPTY_CONTENT, LIKE_ESCAPE, Tables, li
 from wormfs.errors import BackendFault, NotFound
 
 NS_PER_S: Final = 1_000_000_000
+_NEWEST: Final = 2000
+"""So many rows at the end of the table may be of the last minute."""
 
 Ask = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]
 """Runs a statement with ``%s`` for each value; its rows. ``Database.ask``, or ``asking``."""
@@ -229,6 +232,15 @@ class Rows:
             .where(files.c.filesize > 0, files.c.referencefileid.is_(None))
             .order_by(files.c.id.desc())
             .limit(limit)
+        )
+        return [(row[0], row[1]) for row in connection.execute(wanted)]
+
+    def newest_content(self, connection: Connection, area: Area) -> list[tuple[str, int]]:
+        """Content hash and size of what was stored in the area last: among the last rows of all areas."""
+        c = self._files.c
+        newest = select(func.max(c.id)).scalar_subquery()
+        wanted = select(c.contenthash, c.filesize).where(
+            *self._in_area(area), c.id > newest - _NEWEST, c.filename != DIRECTORY
         )
         return [(row[0], row[1]) for row in connection.execute(wanted)]
 

@@ -51,6 +51,9 @@ def start(backend: MoodleBackend) -> Rows:
                 "verify, and restore the files from a backup of Moodle; nothing can be stored here any more",
                 backend.name, course.id, course.shortname,
             )  # fmt: skip
+    backend.content.stored_before(
+        backend.database.read(lambda connection: rows.newest_content(connection, backend.area))
+    )
     return rows
 
 
