@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -448,3 +451,26 @@ def test_free_space_by_avbl(start: Start, tmp_path: Path) -> None:
     backend = started(storage, capacity_bytes=1_000_000)
     assert backend.space() == Space(None, 123_456_789_012)
     backend.close()
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1], ids=["a flood", "drop by drop"])
+def test_a_reply_without_an_end_has_one(tmp_path: Path, pause_s: float) -> None:
+    ended = threading.Event()
+
+    def talk(listening: socket.socket) -> None:
+        with listening.accept()[0] as connection, contextlib.suppress(OSError):
+            while not ended.wait(pause_s):
+                connection.sendall(b"220-and one more thing\r\n" * (1 if pause_s else 1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        talking = threading.Thread(target=talk, args=(listening,))
+        talking.start()
+        storage = FtpStorage(listening.getsockname()[1], tmp_path, tmp_path)
+        begun = time.monotonic()
+        try:
+            with pytest.raises(Unavailable):
+                storage.backend(timeout_s=0.5).start()
+            assert time.monotonic() - begun < 15
+        finally:
+            ended.set()
+            talking.join()
