@@ -175,6 +175,7 @@ class _Tidy(ftplib.FTP):
 
     def getmultiline(self) -> str:
         """A whole reply. A server that always has one more line, or byte, does not hold us for ever."""
+        assert self.timeout is not None, "_base_class sets it"
         self._reply_left_bytes = _LONGEST_REPLY_BYTES
         self._reply_until = clock.monotonic() + _REPLY_FACTOR * self.timeout
         return super().getmultiline()

@@ -7,7 +7,6 @@ the server.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from wormfs import clock
 from wormfs.backends.moodle.options import MoodleOptions, Server, Tls
 from wormfs.errors import SettingsError
 
@@ -50,7 +50,7 @@ class Connections:
 
     def distrust(self) -> None:
         """Use no connection again that was made before now: one of them has met the server's end."""
-        self._trusted_from_s = time.monotonic()
+        self._trusted_from_s = clock.monotonic()
 
     def close(self) -> None:
         """Close all; those in use when they are given back."""
@@ -58,7 +58,7 @@ class Connections:
         self.engine.dispose()
 
     def _made(self, connection: Any, entry: ConnectionPoolEntry) -> None:
-        entry.info[_MADE] = time.monotonic()
+        entry.info[_MADE] = clock.monotonic()
         entry.info[_NEW] = True
         try:
             _prepare(connection, self._options)
@@ -106,7 +106,7 @@ def _make(backend: str, options: MoodleOptions) -> Engine:
 
 def _limited_connect() -> Callable[..., object]:
     # psycopg is there only where PostgreSQL is used.
-    from wormfs.backends.moodle.limited import LimitedConnection  # noqa: PLC0415
+    from wormfs.backends.moodle.limited import LimitedConnection
 
     def connect(_dialect: object, _entry: object, arguments: list[Any], named: dict[str, Any]) -> object:
         return LimitedConnection.connect(*arguments, **named)

@@ -7,11 +7,12 @@ waits for a standby has no limit at the server at all. psycopg by itself would w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from typing import Any, TypeVar
 
 import psycopg
+
+from wormfs import clock
 
 Result = TypeVar("Result")
 
@@ -26,7 +27,7 @@ class LimitedConnection(psycopg.Connection[Any]):
         """As psycopg's, to whose ``gen`` it puts the limit."""
         if self.limit_s is None:
             return super().wait(gen, *arguments, **others)
-        return super().wait(self._limited(gen, time.monotonic() + self.limit_s), *arguments, **others)
+        return super().wait(self._limited(gen, clock.monotonic() + self.limit_s), *arguments, **others)
 
     def _limited(self, gen: Generator[Any, Any, Result], deadline: float) -> Generator[Any, Any, Result]:
         try:
@@ -34,7 +35,7 @@ class LimitedConnection(psycopg.Connection[Any]):
             while True:
                 ready = yield wanted
                 # Nothing is ready: psycopg looks so ten times a second.
-                if not ready and time.monotonic() >= deadline:
+                if not ready and clock.monotonic() >= deadline:
                     # Whatever comes now would be taken for the answer to something else.
                     self.close()
                     raise psycopg.OperationalError("the server does not answer in time")

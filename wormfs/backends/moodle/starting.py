@@ -166,7 +166,8 @@ def settings_warning(backend: MoodleBackend) -> str | None:
             if followers and not connection.execute(text("SHOW synchronous_standby_names")).scalar():
                 return (
                     f"PostgreSQL has {followers} that follow it and waits for none of them "
-                    "(synchronous_standby_names is empty): when one takes over, what was stored last may be gone"
+                    "(synchronous_standby_names is empty): when one takes over, what was stored last may be "
+                    "gone"
                 )
             return None
         flush = connection.execute(text("SELECT @@innodb_flush_log_at_trx_commit")).scalar()

@@ -206,9 +206,7 @@ class MoodleTransfer:
         """What an earlier attempt has left can be seen; whether its COMMIT came to its end, nobody said."""
         database, rows = self._target.database, self._target.rows()
         if not database.write(lambda cursor: rows.touch_sidecar(cursor, self._spot), self._key):
-            raise Unavailable(
-                "its record went away at that moment", backend=self._target.name, key=self._key
-            )
+            raise Unavailable("its record went away at that moment", backend=self._target.name, key=self._key)
 
     def _own(self, record: Record) -> Sidecar | None:
         """The record under this name if it is this very one; ``None``: the name is free.
