@@ -90,7 +90,9 @@ def _be_background(plan: Plan, report_fd: int) -> NoReturn:
         status = _supervise(plan, state, tell)
         tell({}, refused="it was stopped while it started")
     except (CannotStart, WormfsError, OSError) as error:
-        log.error("%s", error)
+        # Without its file the log would come out beside what the caller says of it.
+        if log.hasHandlers():
+            log.error("%s", error)
         tell({}, refused=str(error))
     except BaseException:
         log.exception("the daemon ends: nobody foresaw this")

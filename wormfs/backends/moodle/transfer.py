@@ -79,9 +79,13 @@ class MoodleTransfer:
         """
         if self._staged is not None:
             self.advance(spooled, record.size_bytes)
-        try:
-            if self._staged is not None:
+        if self._staged is not None:
+            try:
                 self._staged.hurry(spooled)
+            except OSError:
+                # As in advance: the pool's disk must not keep the spool from sealing the file.
+                self._drop_staged()
+        try:
             self._target.pool.dress_spooled(spooled)
         except OSError as error:
             raise translated(error, self._target.name, self._key, "prepare the spool file") from error
