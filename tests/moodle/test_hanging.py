@@ -55,6 +55,16 @@ def process_that_answers(own: Moodle, database: Database) -> int:
     return process.pid
 
 
+def hold(number: int) -> None:
+    """Stop a process; all its threads stand still when this returns."""
+    os.kill(number, signal.SIGSTOP)
+    until = time.monotonic() + 20
+    for task in Path(f"/proc/{number}/task").iterdir():
+        while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < until
+            time.sleep(0.005)
+
+
 @pytest.fixture
 def limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_GRACE_S", 0.5)
@@ -74,7 +84,7 @@ def test_a_server_that_hangs_in_a_statement_is_unavailable_in_time(
         "change": lambda: database.change(lambda connection: connection.execute(ONE)),
     }
     number = process_that_answers(own, database)
-    os.kill(number, signal.SIGSTOP)
+    hold(number)
     begun = time.monotonic()
     try:
         with pytest.raises(Unavailable):
