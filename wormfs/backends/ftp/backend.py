@@ -439,7 +439,7 @@ class FtpBackend:
                 backend=self.name,
                 key=key,
             )
-        begun: list[Claim | None] = []
+        begun: list[tuple[Claim | None, Seen | None]] = []
 
         def attempt(server: Server) -> None:
             seen = server.look(path)
@@ -451,7 +451,10 @@ class FtpBackend:
                 if not finished and not begun:
                     raise self._not_found(key)
                 return
-            begun.append(claim)
+            if begun and not _is_still(claim, seen, *begun[0]):
+                # An earlier attempt arrived though its reply was lost; the name has a new owner since.
+                return
+            begun.append((claim, seen))
             if claim is not None and not (seen is not None and self._claims.pending(server, key)):
                 self._claims.erase(server, claim)
             else:
@@ -503,6 +506,14 @@ class FtpBackend:
 
     def set_directory_attributes(self, key: Key, attributes: DirectoryAttributes) -> None:
         """FTP keeps none of them."""
+
+
+def _is_still(claim: Claim | None, seen: Seen | None, first: Claim | None, first_seen: Seen | None) -> bool:
+    """Whether a name still has the file whose erasing was begun."""
+    if first is None or claim is None:
+        # A file that wormfs did not write is the same as long as it looks the same.
+        return claim is first and seen == first_seen
+    return claim.record.entry_id == first.record.entry_id
 
 
 def _directory(key: Key, seen: Seen, *, partial: bool = False) -> ObjectInfo:

@@ -33,7 +33,7 @@ from wormfs.backends.moodle.options import MoodleOptions, parse
 from wormfs.backends.moodle.pool import Pool
 from wormfs.backends.moodle.recent import Free, FreeNames
 from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken, asking
-from wormfs.backends.moodle.sidecar import SidecarState
+from wormfs.backends.moodle.sidecar import Sidecar, SidecarState
 from wormfs.backends.moodle.tables import Tables, make_tables
 from wormfs.backends.moodle.transfer import MoodleTransfer, Origin, Target
 from wormfs.clock import Clock, SystemClock
@@ -41,6 +41,7 @@ from wormfs.errors import (
     AccessDenied,
     AlreadyExists,
     BackendFault,
+    DigestMismatch,
     DirectoryNotEmpty,
     InvalidArgument,
     IsADirectory,
@@ -241,9 +242,9 @@ class MoodleBackend:
                 raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
             record = found.sidecar.record
             wanted = retention.changed(record.retention, change)
-            if wanted != record.retention:
-                record = dataclasses.replace(record, retention=wanted)
-                rows.replace_sidecar(connection, spot, dataclasses.replace(found.sidecar, record=record))
+            record = dataclasses.replace(record, retention=wanted)
+            # Also what is there already: nobody said whether the COMMIT that brought it came to its end.
+            rows.replace_sidecar(connection, spot, dataclasses.replace(found.sidecar, record=record))
             return record
 
         return self.database.change(change_it, key)
@@ -253,7 +254,7 @@ class MoodleBackend:
         located = self._file_place(key)
         spot, rows = located.spot, self.rows()
 
-        def begin_erase(connection: Connection) -> set[str]:
+        def begin_erase(connection: Connection) -> tuple[set[str], Sidecar | None]:
             rows.lock_sidecar(connection, spot)
             (found,) = rows.look(asking(connection), spot)
             if found.sidecar is not None:
@@ -266,15 +267,16 @@ class MoodleBackend:
             if found.file is not None:
                 rows.remove(connection, found.file.pathname_hash)
                 contents.add(found.file.contenthash)
-            return contents
+            return contents, found.sidecar
 
-        contents = self.database.change(begin_erase, key)
+        contents, beside = self.database.change(begin_erase, key)
         durability.step("moodle-erase.row-removed")
         for contenthash in contents:
             self.content.erase(contenthash)
         durability.step("moodle-erase.content-removed")
         # Until here the record says that an erase has begun, so that it can be gone on with.
-        self.database.change(lambda connection: rows.remove(connection, rows.sidecar_hash(spot)), key)
+        if beside is not None:
+            self.database.change(lambda connection: rows.remove_erased(connection, spot, beside), key)
         durability.step("moodle-erase.record-removed")
 
     def findings(self) -> Iterator[Finding]:
@@ -402,6 +404,13 @@ class MoodleBackend:
             )
         self._require_file(key, found)
         assert found.file is not None, "_require_file has raised"
+        if found.sidecar is not None and found.sidecar.contenthash != found.file.contenthash:
+            raise DigestMismatch(
+                f"Moodle has given it other content: {found.file.contenthash}, and stored was "
+                f"{found.sidecar.contenthash}; see wormfs verify",
+                backend=self.name,
+                key=key,
+            )
         return found.file
 
     def _require_file(self, key: Key, found: Found) -> None:
