@@ -64,8 +64,8 @@ def file_of(path: Path, pid: int, *, shared_before: bool = False) -> OpenFile:
 
 
 def settled(file: OpenFile) -> Verdict:
-    """The verdict when no other program of this machine has descriptors under way in its sockets: for a moment
-    any may, and then all that could be shared is unclear."""
+    """The verdict when no other program of this machine has descriptors under way in its sockets: at times
+    one has, and then all that could be shared is unclear."""
     until = time.monotonic() + 10
     while True:
         verdict = holders.inspect(file)
