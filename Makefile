@@ -25,10 +25,18 @@ test:
 	@scripts/check
 	@scripts/suite
 
+# Both at once: the unit tests often wait for the disk.
 .PHONY: check
 check:
 	@scripts/install test
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync judged unit-tests
+
+.PHONY: judged
+judged:
 	@scripts/check
+
+.PHONY: unit-tests
+unit-tests:
 	$(PYTEST) tests/unit tests/architecture
 
 .PHONY: soak
