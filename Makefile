@@ -25,19 +25,21 @@ test:
 	@scripts/check
 	@scripts/suite
 
-# Both at once: the unit tests often wait for the disk.
+# All at once: what waits for disks and timers leaves the processor to the others.
 .PHONY: check
 check:
 	@scripts/install test
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync judged unit-tests
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync judged units-that-wait other-units
 
-.PHONY: judged
+WAITING := tests/unit/daemon tests/unit/spool
+
+.PHONY: judged units-that-wait other-units
 judged:
 	@scripts/check
-
-.PHONY: unit-tests
-unit-tests:
-	$(PYTEST) tests/unit tests/architecture
+units-that-wait:
+	$(PYTEST) --quiet $(WAITING)
+other-units:
+	$(PYTEST) --quiet tests/unit tests/architecture $(WAITING:%=--ignore=%)
 
 .PHONY: soak
 soak:

@@ -390,8 +390,7 @@ def test_after_kill_at_any_step_publishing_again_finishes(
     backend.start()
     path = storage.spool() / "entry"
     path.write_bytes(CONTENT)
-    context = multiprocessing.get_context("forkserver")  # spawn would import everything anew for each
-    context.set_forkserver_preload([__name__])
+    context = multiprocessing.get_context("spawn")
     process = context.Process(target=publish_and_crash, args=(storage, "entry", "e" * 32, step))
     process.start()
     process.join()
