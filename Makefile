@@ -44,7 +44,7 @@ other-units:
 .PHONY: soak
 soak:
 	@scripts/install test
-	WORMFS_SOAK=1 scripts/suite --timeout 7200
+	WORMFS_SOAK=1 scripts/suite --timeout 7200 -o faulthandler_timeout=7000
 
 .PHONY: bench
 bench:
