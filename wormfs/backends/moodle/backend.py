@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from wormfs import durability
 from wormfs.backends.base import Guarantee, Traits
 from wormfs.backends.local.reader import Buffers, LocalReader
+from wormfs.backends.memory import Memory
 from wormfs.backends.moodle import check, findings, info, listing, names, starting
 from wormfs.backends.moodle.content import ContentKeeper
 from wormfs.backends.moodle.courses import Course, Courses, CourseState
@@ -31,7 +32,6 @@ from wormfs.backends.moodle.database import Database
 from wormfs.backends.moodle.names import Area, Spot
 from wormfs.backends.moodle.options import MoodleOptions, parse
 from wormfs.backends.moodle.pool import Pool
-from wormfs.backends.moodle.recent import Free, FreeNames
 from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken, asking
 from wormfs.backends.moodle.sidecar import Sidecar, SidecarState
 from wormfs.backends.moodle.tables import Tables, make_tables
@@ -67,6 +67,8 @@ from wormfs.worm import retention
 
 _PATH_BYTES: Final = names.MAX_UTF8_BYTES * (names.MAX_PATH_CHARACTERS - 2) + 1 + names.MAX_NAME_BYTES
 _COURSE_BYTES: Final = names.MAX_NAME_BYTES + 1
+_MOMENT_S: Final = 0.2
+_FREE_NAMES_KEPT: Final = 1024
 
 
 def create(name: str, options: Mapping[str, object]) -> MoodleBackend:
@@ -103,7 +105,9 @@ class MoodleBackend:
         self.clock = clock or SystemClock()
         self._rows: Rows | None = None
         self._buffers = Buffers()
-        self._free_names = FreeNames()
+        self._free_names: Memory[Located] = Memory(_MOMENT_S, _FREE_NAMES_KEPT)
+        """The kernel asks for a name in the moment before it creates it, in the same open(2); the second
+        question is answered from here. Nothing rests on it: a name comes into being by the unique index."""
         self._target = Target(name, self.database, self.pool, self.content, self.rows)
 
     # Life
@@ -161,7 +165,7 @@ class MoodleBackend:
         if seen is None:
             in_directory = above.directory is not None or not located.spot.parent.path
             if in_directory and located.course.state is CourseState.THERE:
-                self._free_names.note(key, Free(located.course, located.spot))
+                self._free_names.note(key, located)
             raise self._missing(key)
         self._free_names.forget(key)
         return seen
