@@ -28,6 +28,15 @@ def test_every_check_passes_again_and_again(storage: Storage, backend: Backend) 
     assert [info.key for info in backend.list(Key(b""))] == [b"exam.zip"]
 
 
+def test_the_light_check_passes_and_finds_what_is_there(storage: Storage, backend: Backend) -> None:
+    thorough = [result.name for result in backend.check()]
+    results = list(backend.check(light=True))
+    assert failed(results) == []
+    assert [result.name for result in results if result.name in EXPECTED] == EXPECTED
+    assert {result.name for result in results} <= set(thorough)
+    assert storage.visible() == set()
+
+
 def test_a_check_works_before_the_start(storage: Storage) -> None:
     backend = storage.backend()
     assert failed(list(backend.check())) == []

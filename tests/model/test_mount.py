@@ -26,6 +26,8 @@ from tests.support.daemon import Daemon, daemons
 
 __all__ = ["daemons"]
 
+_RETENTION = {"erase": "always", "retention": {"time_zone": "UTC"}}
+"""A file may go as soon as it is committed, but for dates and holds that are set."""
 _EXAMPLES = 800 if os.environ.get("WORMFS_SOAK") else 60
 
 FOLDERS = ("", "d/", "e/")
@@ -55,6 +57,12 @@ class MountMachine(RuleBasedStateMachine):
         self.files: dict[str, bytes] = {}
         self.directories: set[str] = set()
         self.writing: dict[str, tuple[int, bytes]] = {}
+        self.until: dict[str, int] = {}
+        """The year until whose end a file is kept; without one its date is over."""
+        self.holds: dict[str, set[str]] = {}
+
+    def kept(self, path: str) -> bool:
+        return path in self.until or bool(self.holds.get(path))
 
     def at(self, path: str) -> Path:
         return self.mount / self.top / path
@@ -124,20 +132,53 @@ class MountMachine(RuleBasedStateMachine):
     def unlink(self, path: str) -> None:
         number = self.blocked(path)
         if number is None and path not in self.writing:
-            number = (
-                errno.EPERM
-                if path in self.files
-                else errno.EISDIR
-                if path in self.directories
-                else errno.ENOENT
-            )
+            if path in self.files:
+                number = errno.EPERM if self.kept(path) else None
+            else:
+                number = errno.EISDIR if path in self.directories else errno.ENOENT
         if number is not None:
             with refused(number):
                 os.unlink(self.at(path))
             return
         os.unlink(self.at(path))
+        if path in self.files:
+            del self.files[path]
+            assert not (self.disk / self.top / path).exists(), path
+            return
         fd, _ = self.writing.pop(path)
         os.close(fd)
+
+    @precondition(lambda self: self.files)
+    @rule(which=st.integers(0, 99), year=st.sampled_from([2001, 2040, 2050, 2060]))
+    def retain(self, which: int, year: int) -> None:
+        path = sorted(self.files)[which % len(self.files)]
+        allowed = year >= self.until.get(path, 2002)  # 2001 was before the file was made
+        with contextlib.nullcontext() if allowed else refused(errno.EPERM):
+            os.setxattr(self.at(path), "user.wormfs.retain_until", f"{year}-12-31".encode())
+        if allowed:
+            self.until[path] = year
+
+    @precondition(lambda self: self.files)
+    @rule(which=st.integers(0, 99), case=st.sampled_from(["AZ 1", "AZ 2"]))
+    def hold(self, which: int, case: str) -> None:
+        path = sorted(self.files)[which % len(self.files)]
+        os.setxattr(self.at(path), "user.wormfs.hold", case.encode())
+        self.holds.setdefault(path, set()).add(case)
+
+    @precondition(lambda self: any(self.holds.values()))
+    @rule(which=st.integers(0, 99))
+    def release(self, which: int) -> None:
+        held = sorted(path for path, cases in self.holds.items() if cases)
+        path = held[which % len(held)]
+        os.removexattr(self.at(path), "user.wormfs.hold")
+        self.holds[path] = set()
+
+    @rule(path=paths)
+    def keep_what_is_not_committed(self, path: str) -> None:
+        if path in self.writing:
+            for name, value in (("hold", b"AZ 1"), ("retain_until", b"2040-12-31")):
+                with refused(errno.EPERM):
+                    os.setxattr(self.at(path), f"user.wormfs.{name}", value)
 
     @rule(path=paths, new_path=paths)
     def rename(self, path: str, new_path: str) -> None:
@@ -218,6 +259,11 @@ class MountMachine(RuleBasedStateMachine):
             assert (shown.st_size, shown.st_mode) == (len(content), stat.S_IFREG | 0o444), path
             assert self.at(path).read_bytes() == content, path
             assert (self.disk / self.top / path).read_bytes() == content, path
+            cases = os.getxattr(self.at(path), "user.wormfs.hold").decode()
+            assert set(filter(None, cases.split(","))) == self.holds.get(path, set()), path
+            if path in self.until:
+                shown = os.getxattr(self.at(path), "user.wormfs.retain_until").decode()
+                assert shown.startswith(f"{self.until[path]}-12-31T"), path
         for path, (fd, content) in self.writing.items():
             assert self.at(path).stat().st_size == len(content), path
             assert os.pread(fd, len(content) + 1, 0) == content, path
@@ -231,7 +277,9 @@ class MountMachine(RuleBasedStateMachine):
 @pytest.mark.timeout(3600)
 def test_real_mount_is_what_the_model_says(daemons: Callable[..., Daemon]) -> None:
     daemon = daemons()
-    daemon.write_config({"archive": daemon.local("archive", empty_grace="0s", spool_reserve="0")})
+    daemon.write_config(
+        {"archive": daemon.local("archive", empty_grace="0s", spool_reserve="0", **_RETENTION)}
+    )
     daemon.start()
 
     class Machine(MountMachine):

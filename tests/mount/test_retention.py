@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import json
 import os
+import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, environment
 from tests.support.tools import Place, as_www_data, eventually, refused, unchanged, xattrs_of
 from wormfs import audit
 
@@ -424,6 +427,25 @@ def test_only_root_holds(make: Callable[[str], Place]) -> None:
         assert done.returncode != 0
 
 
+@pytest.mark.row("hold-early")
+def test_in_the_settle_window_there_is_no_hold_and_no_date_yet_and_it_is_told_when(
+    fresh_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = fresh_daemon(exams={"settle": "1h"})
+    daemon.start()
+    path = daemon.mountpoint / "exams" / "f"
+    path.write_bytes(b"x")
+    assert xattrs_of(path)["user.wormfs.state"] == b"settling"
+    for name, value, what in (("hold", b"AZ 1", "legal hold"), ("retain_until", YEAR_2040, "date")):
+        with refused(errno.EPERM):
+            os.setxattr(path, f"user.wormfs.{name}", value)
+        with refused(errno.EPERM):
+            os.removexattr(path, f"user.wormfs.{name}")
+        told = f"only a committed file takes a {what}: set it when user.wormfs.state is 'committed'"
+        daemon.wait_for(lambda told=told: told in daemon.log_text(), "the log says what to do")  # type: ignore[misc]
+    os.setxattr(path, "user.mine", b"value")
+
+
 @pytest.mark.row("hold")
 @pytest.mark.row("xattr-own")
 def test_files_that_are_not_committed_and_directories_have_none(
@@ -481,9 +503,42 @@ def test_what_is_not_committed_yet_cannot_be_held_and_says_so(
     top = str(daemon.mountpoint / "exams")
     done = daemon.wormfs("hold", "add", "-c", str(daemon.config), "AZ 1", top)
     assert done.returncode == 1
-    assert "exams/f: it is not committed yet (settling)" in done.stderr
+    until = rf"settling until {datetime.datetime.now(datetime.UTC).year}-\S+Z"
+    assert re.search(rf"exams/f: it is not committed yet \({until}\): try again when it is", done.stderr)
+    done = daemon.run("retain", "--until", "2040-06-01", f"{top}/f")
+    assert done.returncode == 1 and "it is not committed yet (settling until " in done.stderr
     assert daemon.run("stat", f"{top}/f").stdout.splitlines()[1].split() == ["state", "settling"]
     assert "it does not exist" in daemon.run("stat", f"{top}/g").stdout
+
+
+def test_hold_retain_and_erase_take_paths_from_the_current_directory(
+    make: Callable[[str], Place], daemon: Daemon
+) -> None:
+    place = make("kept")
+    (place / "d").mkdir()
+    (place / "d" / "f").write_bytes(b"x")
+    config = ("--config", str(daemon.config))
+
+    def there(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "wormfs", *words],
+            capture_output=True, text=True, timeout=60, check=False,
+            cwd=place / "d", env=environment(daemon.base),
+        )  # fmt: skip
+
+    for path in ("f", "./f", "../d/f", "."):
+        done = there("hold", "add", *config, "AZ 1", path)
+        assert (done.returncode, done.stdout) == (0, "1 file held for AZ 1\n"), done.stderr
+    assert holds(place / "d" / "f") == b"AZ 1"
+    assert there("hold", "remove", *config, "AZ 1", "..").returncode == 0
+    assert there("retain", *config, "--until", "2045-06-01", "./f").returncode == 0
+    assert retain_until(place / "d" / "f") == "2045-06-01T23:59:59Z"
+    for words in (("kept", "./f"), ("./f",), (".",)):
+        done = there("verify", *config, "--json", *words)
+        assert done.returncode == 0, done
+        assert [one["files"] for one in json.loads(done.stdout)["backends"].values()] == [1]
+    done = there("erase", *config, "--reason", "3 K 12/26", "./f")
+    assert (done.returncode, (place / "d" / "f").exists()) == (0, False), done.stderr
 
 
 def test_expire_lists_and_erases_what_is_due_and_nothing_else(

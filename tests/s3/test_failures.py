@@ -345,3 +345,21 @@ def test_check_tells_of_a_wrong_clock(plain: S3Storage) -> None:
     told = {result.name: result for result in backend.check()}
     assert not told["clock"].passed and "900 s" in told["clock"].detail
     backend.close()
+
+
+def test_the_background_check_does_not_race_for_a_name(
+    plain: S3Storage, answers: HttpFaults, odd: S3Backend
+) -> None:
+    """Regression: every check_interval six writers created one and the same object."""
+
+    def requests(*, light: bool) -> list[str]:
+        before = len(answers.seen)
+        assert all(result.passed for result in odd.check(light=light))
+        return answers.seen[before:]
+
+    assert any("/.wormfs/probe/" in line for line in requests(light=False))
+    light = requests(light=True)
+    assert not any("/.wormfs/probe/" in line for line in light), light
+    assert len(light) <= 8, light
+    # What matters is asked all the same: an object that is there is put again.
+    assert sum(line.startswith("PUT ") and "/.wormfs/check/" in line for line in light) >= 1

@@ -466,7 +466,9 @@ def test_a_store_that_ignores_the_condition_is_refused(plain: S3Storage) -> None
         backend = storage.backend()
         with pytest.raises(SettingsError, match="exclusive_writer"):
             backend.start()
-        assert any(not result.passed and "exclusive_writer" in result.detail for result in backend.check())
+        for light in (False, True):
+            results = list(backend.check(light=light))
+            assert any(not result.passed and "exclusive_writer" in result.detail for result in results)
         backend.close()
         alone = storage.backend(exclusive_writer=True)
         alone.start()

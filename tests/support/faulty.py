@@ -189,8 +189,8 @@ class FaultyBackend:
     def spool_directory(self, instance_id: str) -> str | None:
         return self.inner.spool_directory(instance_id)
 
-    def check(self) -> Iterator[CheckResult]:
-        return self.faults.around("check", self.inner.check)
+    def check(self, *, light: bool = False) -> Iterator[CheckResult]:
+        return self.faults.around("check", lambda: self.inner.check(light=light))
 
     def validate(self, name: bytes) -> None:
         self.inner.validate(name)

@@ -134,9 +134,11 @@ class Backend(Protocol):
         """Where the spool must lie for this driver; ``None`` leaves it to the state directory."""
         ...
 
-    def check(self) -> Iterator[CheckResult]:
+    def check(self, *, light: bool = False) -> Iterator[CheckResult]:
         """Connect, authenticate, test write, overwrite refused, test read, free space.
 
+        ``light``: asked again and again in the background, so with a few requests only; a proof that takes
+        many, and that ``start`` gives too, is left out.
         Leaves nothing visible and works where nothing can be erased: one well-known hidden
         test object is used again and again.
         """

@@ -17,7 +17,8 @@ from wormfs.cli.options import config_option, load_settings
 def export(config_path: str, as_bagit: bool, tree: str, destination: Path) -> None:
     """Copy TREE into the new directory DEST as a BagIt bag, every byte checked against the records.
 
-    TREE is a backend, or a backend, a slash, and a directory or file in it. The bag's manifest-sha256.txt is
+    TREE is a backend, or a backend, a slash, and a directory or file in it, or a path in the
+    mount that begins with / or ./ or ../. The bag's manifest-sha256.txt is
     made from the copies and must agree with the records. A file that is not what its record says, or that has
     no record, ends the export with an error, and nothing is left at DEST. DEST must be absent or empty.
 
@@ -35,8 +36,11 @@ def export(config_path: str, as_bagit: bool, tree: str, destination: Path) -> No
     from wormfs.verify.bag import Exporter
 
     settings = load_settings(config_path)
-    name, _, path = tree.partition("/")
-    key = verifying.key_of(settings, settings.backend(name).name, path.strip("/"))
+    if tree.startswith(("/", ".")):
+        name, key = verifying.place_of(settings, tree)
+    else:
+        word, _, path = tree.partition("/")
+        name, key = verifying.place_of(settings, word, path.strip("/"))
     destination = destination.absolute()
     with (
         verifying.started(settings, name) as backend,

@@ -18,6 +18,9 @@ _INCOMPLETE = 1
 def manifest(config_path: str, backend: str, path: str) -> int:
     """Print the recorded SHA-256 of every file, as 'sha256sum --check' takes them.
 
+    PATH is from the backend's directory on. A path that begins with / or ./ or ../ is taken as it is in the
+    mount, and needs no BACKEND.
+
     From the records: no file is read, and files that are not committed yet are not in it. Names are below the
     backend's directory: check from there, in the mount or at the backend. Files without a record are named on
     standard error and left out; then the exit status is 1.
@@ -36,8 +39,9 @@ def manifest(config_path: str, backend: str, path: str) -> int:
     settings = load_settings(config_path)
     out = sys.stdout.buffer
     complete = True
-    with verifying.started(settings, backend) as driver:
-        for info in files_below(driver, verifying.key_of(settings, backend, path)):
+    name, key = verifying.place_of(settings, backend, path)
+    with verifying.started(settings, name) as driver:
+        for info in files_below(driver, key):
             try:
                 record = driver.record(info.key)
                 why = "it has no record: wormfs did not write it"
@@ -49,7 +53,7 @@ def manifest(config_path: str, backend: str, path: str) -> int:
                 record, why = None, plain(str(error))
             if record is None:
                 complete = False
-                click.echo(f"wormfs: left out: {backend}/{show(info.key)}: {why}", err=True)
+                click.echo(f"wormfs: left out: {name}/{show(info.key)}: {why}", err=True)
             else:
                 out.write(line(info.key, record.sha256))
     out.flush()

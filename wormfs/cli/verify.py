@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -50,9 +51,12 @@ def verify(
 ) -> int:
     """Read stored files and compare them with their records: size and SHA-256.
 
-    Without BACKEND all backends; PATH is a directory or file in it. Reports what is missing, altered,
-    unrecorded (wormfs did not write it), unexpected and unreadable. From then on reads of a damaged file are
-    refused, until it was restored and is found whole. Runs beside the daemon and without it.
+    Without BACKEND all backends; PATH is a directory or file in it, from the backend's directory on. A path
+    that begins with / or ./ or ../ is taken as it is in the mount, and needs no BACKEND.
+
+    Reports what is missing, altered, unrecorded (wormfs did not write it), unexpected and unreadable. From
+    then on reads of a damaged file are refused, until it was restored and is found whole. Runs beside the
+    daemon and without it.
 
     Interrupted, by Ctrl-C or otherwise, the same command goes on where it was.
 
@@ -61,26 +65,32 @@ def verify(
     \b
     Example:
       wormfs verify --older-than 30d --rate 50MiB/s exams
+      cd /mnt/worm/exams/2026 && wormfs verify ./algebra.pdf
     """
     from wormfs.cli.verifyreport import Report
+    from wormfs.daemon import verifying
+    from wormfs.model import ROOT
 
     settings = load_settings(config_path)
-    names = [settings.backend(backend).name] if backend is not None else list(settings.backends)
     request, options = _request(sample, older_than), _options(rate, jobs, restart=restart, accept=accept)
+    if backend is None:
+        places = [(name, ROOT) for name in settings.backends]
+    else:
+        places = [verifying.place_of(settings, backend, path or "")]
     report = Report(as_json=as_json)
     with report.shown():
-        codes = [_verify_one(settings, name, path or "", request, options, report) for name in names]
+        codes = [
+            _verify_one(settings, name, replace(request, scope=key), options, report) for name, key in places
+        ]
     return max(codes)
 
 
-def _verify_one(
-    settings: Settings, name: str, path: str, request: Request, options: Options, report: Report
-) -> int:
+def _verify_one(settings: Settings, name: str, request: Request, options: Options, report: Report) -> int:
     """A backend that cannot be verified must not keep the others from it."""
     from wormfs.cli.verifyreport import verify_backend
 
     try:
-        return FOUND if verify_backend(settings, name, path, request, options, report) else WELL
+        return FOUND if verify_backend(settings, name, request, options, report) else WELL
     except (SettingsError, InvalidArgument):
         raise
     except WormfsError as error:

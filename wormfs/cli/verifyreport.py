@@ -46,11 +46,8 @@ _TO_DO = {
 """docs/verification.md says it at length."""
 
 
-def verify_backend(
-    settings: Settings, name: str, path: str, request: Request, options: Options, report: Report
-) -> bool:
+def verify_backend(settings: Settings, name: str, request: Request, options: Options, report: Report) -> bool:
     """Verify one backend and report it; whether something was found. Raises as ``Verification.verify``."""
-    request = dataclasses.replace(request, scope=verifying.key_of(settings, name, path))
     clock = SystemClock()
     with (
         Catalog.open(catalog_path(settings.state_directory, name), name) as catalog,

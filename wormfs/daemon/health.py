@@ -1,9 +1,9 @@
 """The background check: a mounted backend is tried out again and again, before an application finds out.
 
-What ``wormfs check`` does, on the backend that is mounted, in a thread of its own. A check that hangs is
-given up after a while and counts as failed; as long as its thread lives no other one is begun, so that a
-dead disk holds one thread and not one for each interval. Nobody waits for a check: commits and readers have
-threads of their own.
+What ``wormfs check`` does, but with few requests (``light``), on the backend that is mounted, in a thread
+of its own. A check that hangs is given up after a while and counts as failed; as long as its thread lives
+no other one is begun, so that a dead disk holds one thread and not one for each interval. Nobody waits for
+a check: commits and readers have threads of their own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ _ADVICE: Final = MappingProxyType(
         "authenticate": "see that its user, keys and permissions are as they were",
         "write": "see whether it is full, read-only, or no longer permits writing",
         "overwrite refused": "stop writing to it until you know why: files could be replaced there",
-        "create race": "stop writing to it until you know why: files could be replaced there",
         "read": "its disks may be failing: wormfs verify",
         "free space": "make room",
         "clock": "put the clocks right",
@@ -149,7 +148,7 @@ class Health:
     def _collect(self, results: list[CheckResult]) -> None:
         """In the thread."""
         try:
-            for result in self._backend.check():
+            for result in self._backend.check(light=True):
                 results.append(result)  # noqa: PERF402 (looked at while it runs)
         except WormfsError as error:
             results.append(CheckResult("check", False, str(error)))

@@ -27,6 +27,7 @@ from typing import Final
 import trio
 
 from wormfs import audit, threads
+from wormfs.clock import timestamp
 from wormfs.daemon.messages import Message
 from wormfs.daemon.underway import UnderWay
 from wormfs.errors import InvalidArgument, NotFound, Refused, WormfsError
@@ -148,7 +149,10 @@ class RecordRequests:
         entry = threads.from_thread(self._stack.spool.get, key)
         if entry is None or entry.state.ended:
             return "missing", "it does not exist"
-        return "failed", f"it is not committed yet ({entry.state.value}): try again when it is"
+        state = entry.state.value
+        if entry.settle_until_ns is not None:
+            state += f" until {timestamp(entry.settle_until_ns)}"
+        return "failed", f"it is not committed yet ({state}): try again when it is"
 
     def _look(self, key: Key) -> Message:
         entry = threads.from_thread(self._stack.spool.get, key)

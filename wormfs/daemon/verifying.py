@@ -46,14 +46,52 @@ def audited(settings: Settings, name: str, clock: Clock) -> Iterator[AuditLog]:
 def key_of(settings: Settings, name: str, path: str) -> Key:
     """The key that a person means by ``path``: below the backend, or as it is in the mount.
 
-    Raises InvalidArgument for a path that leads elsewhere.
+    In the mount are absolute paths, and those from the current directory: ``.``, ``..``, and what begins
+    with ``./`` or ``../``, as everywhere in a shell. Raises InvalidArgument for a path that leads elsewhere.
     """
     mounted = os.fspath(settings.mountpoint / name)
-    absolute = os.path.isabs(path)
-    below = os.path.relpath(path, mounted) if absolute else os.path.normpath(path or ".")
-    if below == ".." or below.startswith("../"):
+    below = _below(_absolute(path), mounted) if _is_of_file_system(path) else os.path.normpath(path or ".")
+    if _leads_out(below):
         raise InvalidArgument(f"{path} is not below {mounted}: name it as it is there, or from there on")
     return ROOT if below == "." else Key(os.fsencode(below))
+
+
+def place_of(settings: Settings, words: str, path: str = "") -> tuple[str, Key]:
+    """The backend and key that a person means by the name of a backend and a path in it, or by one path as
+    it is in the mount. Raises SettingsError, InvalidArgument."""
+    if not _is_of_file_system(words):
+        return settings.backend(words).name, key_of(settings, words, path)
+    if path:
+        raise InvalidArgument(f"{words} is a path already: give a backend and a path, or one path")
+    inside = _below(_absolute(words), os.fspath(settings.mountpoint))
+    name = inside.partition("/")[0]
+    if name not in settings.backends:
+        raise InvalidArgument(f"{words} is not below a backend's directory under {settings.mountpoint}")
+    return name, key_of(settings, name, words)
+
+
+def _is_of_file_system(path: str) -> bool:
+    return path in (".", "..") or path.startswith(("/", "./", "../"))
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        message = f"the current directory cannot be told ({error.strerror}): give {path} from / on"
+        raise InvalidArgument(message) from error
+
+
+def _below(path: str, directory: str) -> str:
+    """From ``directory`` to ``path``. Links on the way count only where the words alone lead elsewhere."""
+    below = os.path.relpath(path, directory)
+    if _leads_out(below):
+        below = os.path.relpath(os.path.realpath(path), os.path.realpath(directory))
+    return below
+
+
+def _leads_out(below: str) -> bool:
+    return below == ".." or below.startswith("../")
 
 
 def tell_damage(settings: Settings, name: str) -> str | None:

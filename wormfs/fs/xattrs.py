@@ -32,8 +32,7 @@ def set_on_entry(xattrs: Mapping[bytes, bytes], name: bytes, value: bytes) -> di
 
     Raises OutOfSpace early, at setxattr, not at the close that nobody looks at.
     """
-    if name.startswith(OWN_PREFIX):
-        raise Sealed("user.wormfs.* is written by wormfs")
+    _must_not_be_own(name)
     changed = {**xattrs, name: value}
     if sum(len(key) + len(data) for key, data in changed.items()) > MAX_TOTAL_BYTES:
         raise OutOfSpace(f"extended attributes of one file may hold {MAX_TOTAL_BYTES} bytes in all")
@@ -42,11 +41,23 @@ def set_on_entry(xattrs: Mapping[bytes, bytes], name: bytes, value: bytes) -> di
 
 def remove_from_entry(xattrs: Mapping[bytes, bytes], name: bytes) -> dict[bytes, bytes]:
     """The attributes of a file that is not a record yet, without one."""
-    if name.startswith(OWN_PREFIX):
-        raise Sealed("user.wormfs.* is written by wormfs")
+    _must_not_be_own(name)
     if name not in xattrs:
         raise NoSuchAttribute("no such attribute")
     return {key: data for key, data in xattrs.items() if key != name}
+
+
+def _must_not_be_own(name: bytes) -> None:
+    """A date or a hold is kept in the record, with a line in the audit trail; before there is one it would
+    bind nobody: its writer can still remove the file."""
+    if name in (RETAIN_UNTIL, HOLD):
+        what = "legal hold" if name == HOLD else "date"
+        raise Sealed(
+            f"the file is not committed yet, and only a committed file takes a {what}: set it when "
+            "user.wormfs.state is 'committed' (after the settle window, if the backend has one)"
+        )
+    if name.startswith(OWN_PREFIX):
+        raise Sealed("user.wormfs.* is written by wormfs")
 
 
 def of_entry(entry: Entry, backend: str) -> dict[bytes, bytes]:

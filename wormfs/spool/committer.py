@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -86,7 +87,9 @@ class Committer:
         self._backlog: dict[str, Entry] = {}
         self._in_flight: set[str] = set()
         self._elsewhere: set[str] = set()
-        """Those of them that the thread publishes which has sealed them."""
+        """Those that the thread publishes which seals them, from before it seals them."""
+        self._places = threading.Lock()
+        """Over the look whether a place is free, and taking it."""
         self._limit = max(1, backend.traits.connections)
         self._wake = trio.Event()
         self._failures = 0
@@ -111,9 +114,18 @@ class Committer:
         return not self._backlog and len(self._in_flight) < self._limit
 
     def enter(self, entry: Entry) -> None:
-        """The sealing thread of ``entry`` is going to publish."""
-        self._in_flight.add(entry.id)
+        """The thread that seals ``entry`` is going to ask for a place. Sealing takes none: a large file that
+        is hashed and synced must not keep small ones from the backend."""
         self._elsewhere.add(entry.id)
+
+    def take_place(self, entry: Entry) -> bool:
+        """Whether the thread that has sealed ``entry`` may publish it now; if not, ``enqueue`` follows. From
+        any thread."""
+        with self._places:
+            if not self.may_publish_now():
+                return False
+            self._in_flight.add(entry.id)
+            return True
 
     def leave(self, entry: Entry) -> None:
         """It has tried, or does not."""
@@ -123,6 +135,7 @@ class Committer:
 
     def enqueue(self, entry: Entry) -> None:
         """A sealed entry waits for its turn."""
+        self._elsewhere.discard(entry.id)
         self._backlog[entry.id] = entry
         self._wake.set()
 
@@ -140,7 +153,6 @@ class Committer:
                 while True:
                     entry = self._next()
                     if entry is not None:
-                        self._in_flight.add(entry.id)
                         nursery.start_soon(self._attempt, entry)
                         continue
                     self._wake = trio.Event()
@@ -158,13 +170,16 @@ class Committer:
             await next(iter(self._backlog.values())).ended.wait()
 
     def _next(self) -> Entry | None:
+        """The entry whose turn it is; it has its place already."""
         now = self._clock.monotonic()
         limit = 1 if self._failures else self._limit
-        if len(self._in_flight) >= limit or now < self._not_before:
-            return None
-        for entry in self._backlog.values():
-            if entry.id not in self._in_flight and entry.retry_at <= now:
-                return entry
+        with self._places:
+            if len(self._in_flight) >= limit or now < self._not_before:
+                return None
+            for entry in self._backlog.values():
+                if entry.id not in self._in_flight and entry.retry_at <= now:
+                    self._in_flight.add(entry.id)
+                    return entry
         return None
 
     def _until_next_s(self) -> float:

@@ -522,7 +522,7 @@ class Spool:
             return None
         if closed.attempt is not None:
             self.committer.attempted(entry, closed.attempt)
-        elif not publish:
+        elif inline or not publish:
             self.committer.enqueue(entry)
         return lambda: self._committed(entry, deadline)
 
@@ -546,9 +546,12 @@ class Spool:
             # The entry cannot be asked: if this thread is late, others may have settled and sealed it.
             if closed is None or closed.settling:
                 return
-            attempt = self.committer.attempt(entry)
             with contextlib.suppress(trio.RunFinishedError):
-                loop.run_sync_soon(self.committer.attempted, entry, attempt)
+                if self.committer.take_place(entry):
+                    attempt = self.committer.attempt(entry)
+                    loop.run_sync_soon(self.committer.attempted, entry, attempt)
+                else:
+                    loop.run_sync_soon(self.committer.enqueue, entry)
 
         return publish
 
@@ -565,6 +568,9 @@ class Spool:
             self._sealer.seal(entry)
             return Closed()
         self._sealer.seal_to_publish(entry)
+        if not self.committer.take_place(entry):
+            self._sealer.promise(entry)
+            return Closed()
         attempt = self.committer.attempt(entry)
         if not isinstance(attempt, Published | Conflict):
             self._sealer.promise(entry)

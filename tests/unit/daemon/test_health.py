@@ -50,7 +50,8 @@ class Checkable:
     def running(self) -> bool:
         return self.began.is_set() and not self.ended.is_set()
 
-    def check(self) -> Iterator[CheckResult]:
+    def check(self, *, light: bool = False) -> Iterator[CheckResult]:
+        assert light, "the background check must not cost a store many requests"
         self.times.append(trio.from_thread.run_sync(trio.current_time))
         outcome = self.outcomes[0] if len(self.outcomes) == 1 else self.outcomes.pop(0)
         if isinstance(outcome, Exception):

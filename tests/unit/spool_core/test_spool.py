@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO, cast
@@ -239,10 +242,117 @@ def test_a_thread_that_is_late_leaves_what_settled_to_the_committer(
     monkeypatch.setattr(spool.committer, "attempt", attempt)
     monkeypatch.setattr(spool.committer, "attempted", lambda entry, outcome: None)
     # Somebody else has settled and sealed it since.
-    entry = cast("Entry", SimpleNamespace(state=EntryState.SEALED))
+    entry = cast("Entry", SimpleNamespace(id="late", state=EntryState.SEALED))
     publish = host.on_loop(lambda: spool._publisher(entry))
     publish(Closed(settling=True))
     publish(None)
     assert attempts == []
     publish(Closed())
     assert attempts == [entry]
+
+
+class Sealing:
+    """Keeps chosen files where they are hashed and synced until they are let go."""
+
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        sealer = host.stack.spool._sealer
+        for name in ("seal", "seal_to_publish"):
+            monkeypatch.setattr(sealer, name, partial(self._slowly, getattr(sealer, name)))
+
+    def _slowly(self, seal: Callable[[Entry], None], entry: Entry) -> None:
+        if entry.key.startswith(b"large"):
+            self.begun.release()
+            assert self.go_on.wait(30), "the test never let it go on"
+        seal(entry)
+
+    def wait_begun(self, files: int) -> None:
+        for _ in range(files):
+            assert self.begun.acquire(timeout=30), "it is not being sealed"
+
+
+@pytest.fixture(params=[False, True], ids=["server", "local"])
+def any_host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    backend = FaultyBackend(local_backend(tmp_path), inline=request.param)
+    backend.traits = replace(backend.traits, connections=2)
+    host = Host(backend, settings=options()).start()
+    yield host
+    host.crash()
+
+
+def begin_large(host: Host, sealing: Sealing, files: int) -> list[Future[None]]:
+    closing = []
+    for number in range(files):
+        file = host.create(b"large%d" % number)
+        host.write(file, b"x" * 100)
+        closing.append(host.background(host.close, file))
+    sealing.wait_begun(files)
+    return closing
+
+
+def test_files_that_are_being_sealed_hold_up_no_small_one(
+    any_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a large file took one of the places at the backend while it was still hashed and synced."""
+    sealing = Sealing(any_host, monkeypatch)
+    closing = begin_large(any_host, sealing, 2)  # as many as there are places
+    small = any_host.background(any_host.store, b"small", b"y")
+    try:
+        small.result(10)
+        assert any_host.getxattr(b"small", b"user.wormfs.state") == b"committed"
+        assert not any(one.done() for one in closing)
+    finally:
+        sealing.go_on.set()
+    for number, one in enumerate(closing):
+        one.result(10)
+        assert any_host.load(b"large%d" % number) == b"x" * 100
+
+
+def test_files_sealed_at_once_share_the_places(any_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads have sealed, no more publish than there are places; the others come in their turn,
+    as sealed durably as any that waits."""
+    sealing = Sealing(any_host, monkeypatch)
+    committer = any_host.stack.spool.committer
+    attempt, lock, let_publish = committer.attempt, threading.Lock(), threading.Event()
+    at_once, most, promised = 0, 0, []
+
+    def slow_attempt(entry: Entry) -> object:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        assert let_publish.wait(30)
+        try:
+            return attempt(entry)
+        finally:
+            with lock:
+                at_once -= 1
+
+    sealer = any_host.stack.spool._sealer
+    durably = sealer._journal_durably
+
+    def journal(entry: Entry) -> None:
+        durably(entry)
+        promised.append(entry.id)
+
+    monkeypatch.setattr(sealer, "_journal_durably", journal)
+    monkeypatch.setattr(committer, "attempt", slow_attempt)
+    closing = begin_large(any_host, sealing, 4)
+    try:
+        sealing.go_on.set()
+        any_host.wait_for(lambda: committer.waiting == 2, "two wait for a place")
+        waiting = set(any_host.on_loop(lambda: list(committer._backlog)))
+        assert most == 2
+        assert waiting <= set(promised)
+    finally:
+        sealing.go_on.set()
+        let_publish.set()
+    for one in closing:
+        one.result(10)
+    assert most == 2
+    assert any_host.on_loop(lambda: (committer.waiting, committer._in_flight, committer._elsewhere)) == (
+        0,
+        set(),
+        set(),
+    )

@@ -173,7 +173,7 @@ class FtpBackend:
     def spool_directory(self, instance_id: str) -> str | None:
         return None
 
-    def check(self) -> Iterator[CheckResult]:
+    def check(self, *, light: bool = False) -> Iterator[CheckResult]:
         return check.run(self, self._names, self._claims, self._clock)
 
     def space(self) -> Space:

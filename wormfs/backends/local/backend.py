@@ -136,7 +136,7 @@ class LocalBackend:
     def spool_directory(self, instance_id: str) -> str | None:
         return os.path.join(self.path, ".wormfs", "spool", instance_id)
 
-    def check(self) -> Iterator[CheckResult]:
+    def check(self, *, light: bool = False) -> Iterator[CheckResult]:
         return check.run(self, check.record_of_object(self._clock.now_ns(), wormfs.__version__))
 
     def space(self) -> Space:

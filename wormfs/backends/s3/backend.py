@@ -176,8 +176,8 @@ class S3Backend:
         if removed:
             log.info("%s: removed %d uploads that an earlier run has left", self.name, removed)
 
-    def check(self) -> Iterator[CheckResult]:
-        return check.run(self)
+    def check(self, *, light: bool = False) -> Iterator[CheckResult]:
+        return check.run(self, light=light)
 
     def space(self) -> Space:
         return self._usage.space()
