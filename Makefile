@@ -25,11 +25,21 @@ test:
 	@scripts/check
 	@scripts/suite
 
+# All at once: what waits for disks and timers leaves the processor to the others.
 .PHONY: check
 check:
 	@scripts/install test
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync judged units-that-wait other-units
+
+WAITING := tests/unit/daemon tests/unit/spool
+
+.PHONY: judged units-that-wait other-units
+judged:
 	@scripts/check
-	$(PYTEST) tests/unit tests/architecture
+units-that-wait:
+	$(PYTEST) --quiet $(WAITING)
+other-units:
+	$(PYTEST) --quiet tests/unit tests/architecture $(WAITING:%=--ignore=%)
 
 .PHONY: soak
 soak:

@@ -24,8 +24,8 @@ from wormfs.model import Finding, FindingKind
 from wormfs.verify.catalog import Run
 
 IMAGES: Final = Path(__file__).parents[1] / "docs" / "images"
-_NOW_NS: Final = 1_800_000_000 * NS_PER_S
-_GIB: Final = 1 << 30
+NOW_NS: Final = 1_800_000_000 * NS_PER_S
+GIB: Final = 1 << 30
 _DAY_S: Final = 86400
 _STATUS_COLUMNS: Final = 148
 _VERIFY_COLUMNS: Final = 100
@@ -34,10 +34,10 @@ _MISSING: Final = f"it had 81920 bytes with SHA-256 {'9c0e' * 16}"
 
 
 def _ago_ns(seconds: float) -> int:
-    return _NOW_NS - int(seconds * NS_PER_S)
+    return NOW_NS - int(seconds * NS_PER_S)
 
 
-_WELL: Final[dict[str, Any]] = {
+WELL: Final[dict[str, Any]] = {
     "state": "ready",
     "reason": "",
     "type": "local",
@@ -48,8 +48,8 @@ _WELL: Final[dict[str, Any]] = {
     "guarantee": "atomic",
     "retention": {"mode": "standard", "period": "10y", "rules": 2, "erase": "expired"},
     "space": {
-        "total_bytes": 4096 * _GIB,
-        "free_bytes": 2310 * _GIB,
+        "total_bytes": 4096 * GIB,
+        "free_bytes": 2310 * GIB,
         "total_files": 1 << 28,
         "free_files": 1 << 27,
     },
@@ -61,7 +61,7 @@ _WELL: Final[dict[str, Any]] = {
         "oldest_s": None,
         "last_error": None,
         "open_writers": 1,
-        "room_bytes": 2309 * _GIB,
+        "room_bytes": 2309 * GIB,
         "quarantine": {"entries": 0, "bytes": 0},
     },
     "records": {"erase": "expired", "clock": {"trust": "sure", "doubt": None}, "audit_problem": None},
@@ -80,7 +80,7 @@ _WELL: Final[dict[str, Any]] = {
     "verification": {
         "ended_at_ns": _ago_ns(_DAY_S),
         "files": 48_211,
-        "bytes": 1_780 * _GIB,
+        "bytes": 1_780 * GIB,
         "whole_backend": True,
         "findings": {},
         "oldest_at_ns": _ago_ns(29 * _DAY_S),
@@ -90,9 +90,9 @@ _WELL: Final[dict[str, Any]] = {
 }
 
 
-def _backend(**changes: Any) -> dict[str, Any]:
-    """``_WELL`` with other values; those that are dictionaries are merged."""
-    facts = copy.deepcopy(_WELL)
+def facts_of(**changes: Any) -> dict[str, Any]:
+    """Of one backend: ``WELL`` with other values; those that are dictionaries are merged."""
+    facts = copy.deepcopy(WELL)
     for key, value in changes.items():
         facts[key] = {**(facts[key] or {}), **value} if isinstance(value, dict) else value
     return facts
@@ -102,15 +102,15 @@ def _backends() -> dict[str, dict[str, Any]]:
     """One that is well, one whose server is away, one that somebody should look at."""
     refused = "ftp.example.edu: Connection refused"
     return {
-        "exams": _backend(description="Exam archives of Moodle"),
-        "mirror": _backend(
+        "exams": facts_of(description="Exam archives of Moodle"),
+        "mirror": facts_of(
             type="s3",
             retention={"period": "10y", "rules": 0, "mode": "compliance"},
-            space={"total_bytes": 20480 * _GIB, "free_bytes": 717 * _GIB},
+            space={"total_bytes": 20480 * GIB, "free_bytes": 717 * GIB},
             spool={"entries": {}, "bytes": 0, "quarantine": {"entries": 1, "bytes": 12 << 20}},
             throughput={"read_bytes_per_s": 0, "written_bytes_per_s": 8 << 20},
         ),
-        "offsite": _backend(
+        "offsite": facts_of(
             type="ftp",
             guarantee="exclusive_writer",
             retention={"period": "5y", "rules": 0},
@@ -156,7 +156,7 @@ def _screen(columns: int) -> Console:
 def status_picture() -> str:
     """``wormfs status``, as SVG."""
     screen = _screen(_STATUS_COLUMNS)
-    gathered = Gathered(_NOW_NS, "/mnt/worm", pid=804, backends=_backends())
+    gathered = Gathered(NOW_NS, "/mnt/worm", pid=804, backends=_backends())
     render.show(Report(gathered, tuple(judge(gathered))), screen)
     return _svg(screen, "wormfs status")
 
@@ -170,10 +170,10 @@ def verify_picture() -> str:
         Finding(FindingKind.UNRECORDED, b"notes.txt", "wormfs did not write it: it has no record"),
     ]
     counts = {finding.kind: 1 for finding in findings}
-    run = Run(12, "ended", _ago_ns(3 * 3600), resumed=False, files=48_211, size_bytes=1_780 * _GIB)
-    print_backend("exams", run, counts, iter(findings), _NOW_NS, screen)
-    whole = Run(7, "ended", _ago_ns(660), resumed=False, files=3_120, size_bytes=96 * _GIB)
-    print_backend("mirror", whole, {}, iter(()), _NOW_NS, screen)
+    run = Run(12, "ended", _ago_ns(3 * 3600), resumed=False, files=48_211, size_bytes=1_780 * GIB)
+    print_backend("exams", run, counts, iter(findings), NOW_NS, screen)
+    whole = Run(7, "ended", _ago_ns(660), resumed=False, files=3_120, size_bytes=96 * GIB)
+    print_backend("mirror", whole, {}, iter(()), NOW_NS, screen)
     return _svg(screen, "wormfs verify")
 
 

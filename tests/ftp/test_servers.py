@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -350,6 +353,26 @@ def test_what_hosts_left_on_its_way_is_swept_after_a_week(start: Start, tmp_path
     assert {path.name for path in (storage.root / ".wormfs" / "s").iterdir()} == {"recent"}
 
 
+def test_the_rest_of_what_was_given_up_is_swept_after_a_week_and_that_of_an_erase_stays(
+    start: Start, tmp_path: Path
+) -> None:
+    storage = storages_ftp.made(start(Kind.VSFTPD), tmp_path)
+    started(storage).close()
+    for name, days in (("0" * 32, 8), ("1" * 32, 6), ("2" * 64 + "-" + "0" * 32, 8)):
+        place = storage.root / ".wormfs" / "e" / name
+        place.mkdir()
+        (place / "data").write_bytes(b"x")
+        at = time.time() - days * 86400
+        for path in (place / "data", place):
+            os.chown(path, UID, UID)
+            os.utime(path, (at, at))
+    backend = started(storage)
+    assert {path.name[0] for path in (storage.root / ".wormfs" / "e").iterdir()} == {"1", "2"}
+    told = {finding.name[10:11]: finding.detail for finding in backend.findings()}
+    assert "given up" in told[b"1"] and "erase the file again" in told[b"2"]
+    backend.close()
+
+
 @pytest.mark.parametrize("kind", [Kind.VSFTPD, Kind.PYFTPDLIB])
 def test_active_mode(start: Start, tmp_path: Path, kind: Kind) -> None:
     storage = storages_ftp.made(start(kind), tmp_path)
@@ -428,3 +451,26 @@ def test_free_space_by_avbl(start: Start, tmp_path: Path) -> None:
     backend = started(storage, capacity_bytes=1_000_000)
     assert backend.space() == Space(None, 123_456_789_012)
     backend.close()
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1], ids=["a flood", "drop by drop"])
+def test_a_reply_without_an_end_has_one(tmp_path: Path, pause_s: float) -> None:
+    ended = threading.Event()
+
+    def talk(listening: socket.socket) -> None:
+        with listening.accept()[0] as connection, contextlib.suppress(OSError):
+            while not ended.wait(pause_s):
+                connection.sendall(b"220-and one more thing\r\n" * (1 if pause_s else 1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        talking = threading.Thread(target=talk, args=(listening,))
+        talking.start()
+        storage = FtpStorage(listening.getsockname()[1], tmp_path, tmp_path)
+        begun = time.monotonic()
+        try:
+            with pytest.raises(Unavailable):
+                storage.backend(timeout_s=0.5).start()
+            assert time.monotonic() - begun < 15
+        finally:
+            ended.set()
+            talking.join()

@@ -62,6 +62,11 @@ class Cutter:
         patch.setattr(Session, "_opened", cut_opened)
         patch.setattr(DataStream, "finish", cut_finish)
 
+    @property
+    def reached_now(self) -> bool:
+        """The step where it cuts is over."""
+        return bool(self.at) and self.count >= self.at
+
     def _step(self, session: Session, step: Callable[[], T]) -> T:
         self.count += 1
         if not self.at or self.count < self.at:
@@ -328,3 +333,103 @@ def test_bytes_that_another_host_gives_their_name_meanwhile_are_not_lost(
         assert claim is not None
         assert dying._claims.finish(server, claim) is Outcome.PUBLISHED
     assert (storage.plain(KEY), living.record(KEY)) == (CONTENT, claim.record)
+
+
+def test_an_erase_that_is_repeated_spares_the_file_that_has_the_name_since(
+    cutter: Cutter, storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend], cuts: range
+) -> None:
+    """Its reply was lost, and another host was faster than the second attempt."""
+    _, living = hosts
+    record, spared = make_record(b"new"), 0
+    for at in cuts:
+        store(storage, living, KEY, CONTENT)
+        with interrupted_erase(cutter, storage, at, record) as (erasing, cut):
+            erasing.erase(KEY)
+        if not cutter.reached:
+            assert spared, "it was never cut off in its middle"
+            return
+        if not cut:
+            continue
+        spared += 1
+        assert KEY in storage.visible(), f"cut off at step {at}, the new file was erased"
+        assert (storage.plain(KEY), living.record(KEY)) == (b"new", record)
+        living.erase(KEY)
+    pytest.fail("the erase never came to its end")
+
+
+@contextlib.contextmanager
+def interrupted_erase(
+    cutter: Cutter, storage: FtpStorage, at: int, record: Record
+) -> Iterator[tuple[FtpBackend, list[int]]]:
+    """A host whose connection breaks at a step; before it goes on, the name has got a new file."""
+    cut: list[int] = []
+    host, other = storage.backend(), storage.backend()
+    for one in (host, other):
+        one.start()
+    take = host.connected().take
+
+    def take_again() -> Session:
+        if cutter.reached_now:
+            cutter.at = 0
+            if not erase_begun(storage):
+                return take()
+            cut.append(at)
+            with contextlib.suppress(NotFound):
+                other.erase(KEY)
+            store(storage, other, KEY, b"new", record)
+        return take()
+
+    host.connected().take = take_again  # type: ignore[method-assign]
+    with cutter.cutting(at, arrives=True):
+        yield host, cut
+    for one in (host, other):
+        one.close()
+
+
+def erase_begun(storage: FtpStorage) -> bool:
+    """The claim carries the mark, or is on its way out."""
+    claim = storage.claim_of(KEY)
+    return not claim.exists() or any(path.name.startswith("x-") for path in claim.iterdir())
+
+
+def test_a_claim_whose_meta_cannot_be_read_for_the_moment_is_put_back(
+    storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend]
+) -> None:
+    sleeping, living = hosts
+
+    class Lying(Server):
+        """Says that there is nothing, as for everything that goes wrong, where claims go to be deleted."""
+
+        def read_small(self, path: bytes) -> bytes | None:
+            return None if b"/.wormfs/e/" in path else super().read_small(path)
+
+    store(storage, living, KEY, CONTENT)
+    with sleeping.connected().session() as session:
+        server = Lying(session, "archive", SystemClock())
+        claim = sleeping._claims.read(server, KEY)
+        assert claim is not None
+        living.erase(KEY)
+        record = make_record(b"new")
+        store(storage, living, KEY, b"new", record)
+        with pytest.raises(Unavailable):
+            sleeping._claims._take_away(server, claim)
+    assert (storage.plain(KEY), living.record(KEY)) == (b"new", record)
+
+
+def test_a_file_that_cannot_be_seen_for_the_moment_keeps_its_claim(
+    storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend], tmp_path: Path
+) -> None:
+    """Its spool file is gone, so nobody could send it again."""
+    _, living = hosts
+    record = make_record(CONTENT)
+    store(storage, living, KEY, CONTENT, record)
+    away = storage.root / "away"
+    storage.path_of(KEY).rename(away)
+    for _ in range(2):
+        transfer = living.resume(KEY)
+        with pytest.raises(WormfsError, match="verification"):
+            transfer.publish(None, record)
+        transfer.abort()
+    away.rename(storage.path_of(KEY))
+    assert living.resume(KEY).publish(None, record).size_bytes == len(CONTENT)
+    assert living.record(KEY) == record

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from tests.moodle.conftest import Site
 from wormfs.backends.moodle import engine
@@ -57,6 +57,16 @@ def test_those_beside_a_lost_one_are_not_used_again(site: Site, database: Databa
     database.write(lose)
     before, after = beside
     assert before is not after and not is_open(before) and is_open(after)
+
+
+def test_one_that_was_just_made_is_used_though_others_were_lost_meanwhile(database: Database) -> None:
+    """When the server goes, many threads find it out, each at its own time."""
+    connections = database._connections
+    assert connections is not None
+    event.listen(connections.engine, "connect", lambda *_: connections.distrust())
+    for _ in range(2):
+        assert [tuple(row) for row in database.ask("SELECT 1", (), patience=NO_PATIENCE)] == [(1,)]
+    assert database.read(lambda connection: 1, patience=NO_PATIENCE) == 1
 
 
 def test_one_that_cannot_be_prepared_is_closed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

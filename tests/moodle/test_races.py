@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import threading
 
+import pytest
+
 from tests.moodle.conftest import Site
 from tests.support.moodle import COURSE, EMPTY_SHA1, context_of
 from wormfs.errors import AlreadyExists, DirectoryNotEmpty, NotFound, WormfsError
@@ -143,3 +145,29 @@ def test_two_erases_of_one_file(site: Site) -> None:
     assert site.moodle.pool_files() == set()
     left = f"SELECT * FROM {site.moodle.prefix}files WHERE filename <> '.' AND contextid <> %s"
     assert site.moodle.execute(left, context_of(COURSE)) == []
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["of wormfs", "of Moodle"])
+def test_an_erase_leaves_the_record_of_the_file_that_has_the_name_since(
+    site: Site, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    slow, fast = site.backend(), site.backend()
+    key = Key(b"exam.zip")
+    if recorded:
+        site.publish(slow, key, b"old")
+    else:
+        site.moodle.add_file("exam.zip", b"old")
+    erase = slow.content.erase
+
+    def overtaken(contenthash: str) -> None:
+        erase(contenthash)
+        with contextlib.suppress(NotFound):
+            fast.erase(key)
+        site.publish(fast, key, b"new")
+
+    monkeypatch.setattr(slow.content, "erase", overtaken)
+    slow.erase(key)
+    record = fast.record(key)
+    assert record is not None and record.size_bytes == 3
+    assert site.moodle.content("exam.zip") == b"new"
+    assert list(fast.findings()) == []

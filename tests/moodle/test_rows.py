@@ -323,6 +323,16 @@ def test_a_row_that_names_other_content_is_reported(site: Site, backend: MoodleB
     assert (finding.kind, finding.name) == (FindingKind.ALTERED, b"exam.zip")
 
 
+def test_other_content_than_was_stored_is_not_served(site: Site, backend: MoodleBackend) -> None:
+    site.store(backend, b"exam.zip", CONTENT)
+    other = site.moodle.add_content(b"X" * len(CONTENT))
+    site.moodle.execute(
+        f"UPDATE {site.moodle.prefix}files SET contenthash = %s WHERE filename = 'exam.zip'", other
+    )
+    with pytest.raises(DigestMismatch, match="other content"):
+        backend.open(backend.stat(Key(b"exam.zip")))
+
+
 # Erasing
 
 
@@ -630,6 +640,19 @@ def test_content_that_moodle_trashes_after_our_last_look_is_brought_back_before_
     backend.close()
     shutil.rmtree(site.moodle.trashdir)
     assert site.moodle.content("other.zip") == b"other"
+
+
+def test_what_a_daemon_stored_that_ended_is_looked_at_by_the_next(site: Site) -> None:
+    before = site.backend()
+    site.store(before, b"exam.zip", CONTENT)
+    site.moodle.add_file("elsewhere.zip", b"of Moodle")
+    before.close()
+    # Moodle looked for rows before that.
+    site.moodle.trash(SHA1, unused=False)
+    now = site.backend()
+    now.content.look_again(0.0)
+    shutil.rmtree(site.moodle.trashdir)
+    assert site.moodle.content("exam.zip") == CONTENT
 
 
 def test_stored_content_that_is_gone_is_an_alert_but_not_what_was_erased(

@@ -123,6 +123,15 @@ def test_mounts_have_their_names_and_safe_options(daemons: Daemons) -> None:
         assert {"nosuid", "nodev", "noatime", "default_permissions", "allow_other"} <= options
 
 
+def test_the_kernel_reads_ahead_more_than_it_would(daemons: Daemons) -> None:
+    daemon = daemons()
+    daemon.start()
+    for path in (daemon.mountpoint, daemon.mountpoint / "archive"):
+        [device] = [mount.device for mount in mounts() if mount.mountpoint == str(path)]
+        setting = Path(f"/sys/class/bdi/{device}/read_ahead_kb")
+        daemon.wait_for(lambda setting=setting: setting.read_text() == "1024\n", "it is set")
+
+
 # -- a worker dies
 
 
@@ -669,6 +678,41 @@ def test_embedded_needs_no_settings(daemons: Daemons) -> None:
     (archive / "file").write_bytes(b"x")
     assert (daemon.base / "var" / "archive" / "file").read_bytes() == b"x"
     assert daemon.wormfs("umount", "mnt").returncode == 0
+
+
+def test_a_daemon_whose_greeting_nobody_can_read_works_all_the_same(daemons: Daemons) -> None:
+    """What it prints goes to a disk that is full."""
+    daemon = daemons()
+    with daemon.log.open("ab") as log, open("/dev/full", "wb") as full:
+        daemon.process = subprocess.Popen(
+            [sys.executable, "-m", "wormfs", "mount", "--config", str(daemon.config)],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=log,
+            cwd=daemon.base,
+            env=environment(daemon.base),
+        )
+    daemon.wait_for(lambda: "nobody could be told how the start went" in daemon.log_text(), "it has tried")
+    (daemon.mountpoint / "archive" / "file").write_bytes(b"kept")
+    daemon.stop()
+    assert daemon.log_text().splitlines()[-1].endswith("stopped")
+    assert (daemon.data() / "file").read_bytes() == b"kept"
+
+
+def test_what_cannot_be_cleared_is_said_and_is_no_crash(daemons: Daemons) -> None:
+    daemon = daemons()
+    daemon.start()
+    assert daemon.process is not None
+    for pid in processes_of(daemon.base):
+        os.kill(pid, signal.SIGKILL)
+    daemon.process.wait(20)
+    # The mounter that should do it is not there.
+    daemon.start(wait=False, WORMFS_MOUNTER=str(daemon.base / "none"))
+    assert daemon.wait() == 1
+    said = daemon.log_text().splitlines()[-1]
+    assert said.startswith(f"wormfs: what a dead daemon left at {daemon.mountpoint} stays there: ")
+    assert "the mounter at" in said and "does not answer" in said
+    assert "Traceback" not in daemon.log_text()
 
 
 def test_the_foreground_prints_what_is_mounted(daemons: Daemons) -> None:

@@ -69,6 +69,17 @@ class Daemon:
         """``wormfs COMMAND --config ... ARGUMENTS``."""
         return self.wormfs(command, "--config", str(self.config), *arguments, timeout_s=timeout_s)
 
+    def begin(self, command: str) -> subprocess.Popen[str]:
+        """``wormfs COMMAND --config ...``, not waited for."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "wormfs", command, "--config", str(self.config)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.base,
+            env=environment(self.base),
+        )
+
     def wormfs(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "wormfs", *arguments],

@@ -121,8 +121,15 @@ class Active:
 class FaultProxy:
     """Listens on 127.0.0.1 and passes connections on to ``target``. A context manager."""
 
-    def __init__(self, target: tuple[str, int], rewrite: Rewrite | None = None) -> None:
+    def __init__(
+        self,
+        target: tuple[str, int],
+        rewrite: Rewrite | None = None,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
+        """``listen``: at another address of this machine, or a port that is not any free one."""
         self.target = target
+        self._host = listen[0]
         self.accepted = 0
         """How many connections have come in so far."""
         self._rewrite = rewrite
@@ -130,13 +137,13 @@ class FaultProxy:
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faultproxy", daemon=True)
-        self._listener: socket.socket | None = _listening(0)
+        self._listener: socket.socket | None = _listening(*listen)
         self.port: int = self._listener.getsockname()[1]
         self._listens = False
 
     @property
     def address(self) -> tuple[str, int]:
-        return "127.0.0.1", self.port
+        return self._host, self.port
 
     @property
     def open_connections(self) -> int:
@@ -203,7 +210,7 @@ class FaultProxy:
 
     async def _listen(self) -> None:
         if not self._listens:
-            self._listener = self._listener or _listening(self.port)
+            self._listener = self._listener or _listening(self._host, self.port)
             self._loop.add_reader(self._listener, self._accept, self._listener)
             self._listens = True
 
@@ -380,10 +387,10 @@ class _Reset(Exception):
     """The connection ends with a reset."""
 
 
-def _listening(port: int) -> socket.socket:
+def _listening(host: str, port: int) -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    listener.bind((host, port))
     listener.listen(128)
     listener.setblocking(False)
     return listener

@@ -70,7 +70,7 @@ def program(name: str) -> Path:
 
 @dataclass
 class Certificate:
-    """A CA and a certificate for 127.0.0.1 signed by it."""
+    """A CA and a certificate for 127.0.0.1, and 127.0.0.2 where proxies listen, signed by it."""
 
     ca: Path
     both: Path
@@ -92,7 +92,7 @@ def make_certificate(directory: Path) -> Certificate:
     subprocess.run(
         [*run, "-keyout", key, "-out", chain, "-days", "30", "-subj", "/CN=ftp test",
          "-CA", ca, "-CAkey", ca_key,
-         "-addext", "subjectAltName=IP:127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1,IP:127.0.0.2",
          "-addext", "basicConstraints=critical,CA:FALSE"],
         check=True, capture_output=True,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -75,7 +75,7 @@ class Channel:
         reply = pending.answer.get("reply")
         return reply if isinstance(reply, dict) else {}
 
-    async def messages(self) -> AsyncIterator[Message]:
+    async def messages(self) -> AsyncGenerator[Message, None]:
         """Events and requests from the other side, until it is gone; replies are handed on inside.
 
         Raises ProtocolError.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from wormfs import threads
+from wormfs.config import BackendSettings
 from wormfs.daemon import backendstatus, mounts
 from wormfs.daemon.backendstatus import Answer
 from wormfs.daemon.channel import NoAnswer, RequestFailed
@@ -58,20 +59,20 @@ class Commands:
 
     async def _status(self) -> Message:
         supervisor = self._supervisor
-        backends: dict[str, Message] = {name: {} for name in supervisor.workers}
+        backends: dict[str, Message] = {}
         async with trio.open_nursery() as nursery:
-            for worker in supervisor.workers.values():
-                nursery.start_soon(self._tell_status, worker, backends[worker.name])
+            for name, worker in supervisor.workers.items():
+                # Looked up now: a reload may be letting go of it.
+                settings = supervisor.settings.backends.get(name)
+                if settings is not None:
+                    found = backends[name] = Message()
+                    nursery.start_soon(_tell_status, worker, settings, found)
         return {
             "ok": True,
             "pid": os.getpid(),
             "mountpoint": supervisor.mountpoint,
             "backends": backends,
         }
-
-    async def _tell_status(self, worker: BackendWorker, found: Message) -> None:
-        settings = self._supervisor.settings.backends[worker.name]
-        found.update(backendstatus.to_message(worker, settings, await _ask_status(worker)))
 
     # -- requests for a worker
 
@@ -132,6 +133,10 @@ class Commands:
         return None
 
 
+async def _tell_status(worker: BackendWorker, settings: BackendSettings, found: Message) -> None:
+    found.update(backendstatus.to_message(worker, settings, await _ask_status(worker)))
+
+
 async def _ask_status(worker: BackendWorker) -> Answer:
     state, reason, message = worker.state, worker.reason, Message()
     if worker.pid is not None:
@@ -157,6 +162,6 @@ def _unmount(mountpoint: str) -> None:
 
 def _seconds(message: Message, otherwise: float) -> float:
     value = message.get("timeout_s", otherwise)
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
         raise ProtocolError("timeout_s must be a number of seconds")
     return float(value)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
@@ -24,6 +25,8 @@ import trio
 from wormfs.daemon.messages import MAX_LINE_BYTES, LineReader, Message, ProtocolError, decode, encode
 from wormfs.daemon.state import CONTROL_NAME
 from wormfs.errors import BackendFault, Unavailable
+
+log = logging.getLogger(__name__)
 
 _BACKLOG = 16
 _SEND_S = 10.0
@@ -109,6 +112,9 @@ async def _converse(handler: Handler, stream: trio.abc.Stream) -> None:
                         reply = await handler(message)
                     except ProtocolError as error:
                         reply = {"ok": False, "error": str(error)}
+                    except Exception as error:
+                        log.exception("a request was not answered, the daemon goes on: nobody foresaw this")
+                        reply = {"ok": False, "error": f"unforeseen: {type(error).__name__}: {error}"}
                     with trio.move_on_after(_SEND_S):
                         await stream.send_all(encode(reply))
 

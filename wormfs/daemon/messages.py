@@ -28,7 +28,7 @@ def decode(line: bytes) -> Message:
     """Raises ProtocolError."""
     try:
         message = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from error
     if not isinstance(message, dict):
         raise ProtocolError("not a JSON object")

@@ -3,34 +3,31 @@
 It runs beside the daemon as root with CAP_SYS_ADMIN, in the mount namespace of the whole machine. Whoever
 may connect can have wormfs' own kind of FUSE file system mounted at the configured mountpoint or directly
 below it, always nosuid and nodev, and have such mounts taken away; nothing else, nowhere else. Each request
-has a process of its own, so one that waits for a hung mount holds nobody up. See ``fuse.mounterclient`` for
-the requests.
+has a process of its own, so one that waits for a hung mount holds nobody up (``daemon.mounterqueue``). What
+somebody asked for who is gone is not done, and a mount that he did not receive is taken away again. See
+``fuse.mounterclient`` for the requests.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import socket
-import socketserver
-import struct
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from wormfs.daemon import mounts
+from wormfs.daemon.mounterqueue import Caller, MounterQueue
 from wormfs.daemon.notify import Notifier
 from wormfs.fuse import mounting
-from wormfs.fuse.mounterclient import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
 
-_CREDENTIALS = struct.Struct("iII")
-"""struct ucred: pid, uid, gid."""
 _SOCKET_MODE = 0o660
-_REQUEST_S = 60.0
+_BACKLOG = 128
+_RECEIVED_S = 5.0
+"""From a new mount to the word that its descriptor has arrived."""
 
 
 class Mounter:
@@ -39,6 +36,41 @@ class Mounter:
     def __init__(self, mountpoint: str):
         """``mountpoint``: links resolved."""
         self._mountpoint = mountpoint
+
+    def serve(self, caller: Caller) -> None:
+        """Do what he asks for and tell him. Blocks."""
+        if caller.is_gone:
+            return  # by now he may want the contrary
+        number, descriptor = 0, None
+        try:
+            descriptor = self.answer(caller.request, caller.uid, caller.gid)
+        except (ValueError, TypeError):
+            number = errno.EINVAL
+        except OSError as error:
+            number = error.errno or errno.EIO
+        if number not in (0, errno.EINVAL, errno.EBUSY):
+            request = str(caller.request)[:200]
+            log.warning("refused process %d: %s: %s", caller.pid, request, os.strerror(number))
+        if descriptor is None:
+            with suppress(OSError):  # gone meanwhile
+                caller.reply(number)
+        else:
+            self._hand_over(caller, descriptor)
+
+    def _hand_over(self, caller: Caller, descriptor: int) -> None:
+        """A mount lives as long as its descriptor: one that did not arrive has left a dead mount."""
+        mount = mounts.top_mount(caller.path)
+        try:
+            caller.reply(0, [descriptor])
+            caller.connection.settimeout(_RECEIVED_S)
+            received = caller.connection.recv(1) != b""
+        except OSError:
+            received = False
+        os.close(descriptor)
+        # The queue lets nobody else mount or unmount there meanwhile.
+        if not received and mount is not None and mount == mounts.top_mount(caller.path):
+            mounting.unmount_here(caller.path, lazy=True)
+            log.warning("unmounted %s again: process %d did not take it over", caller.path, caller.pid)
 
     def answer(self, request: dict[str, Any], uid: int, gid: int) -> int | None:
         """Do it; the descriptor, if it is a new mount. Raises OSError: EPERM for what is not allowed."""
@@ -75,48 +107,15 @@ class Mounter:
 def serve(mountpoint: str, address: str, notifier: Notifier) -> None:
     """Answer at the socket ``address`` until killed; the group that may connect is ours. Raises OSError."""
     mounter = Mounter(mountpoint)
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            _converse(self.request, mounter.answer)
-
     with suppress(FileNotFoundError):
         os.unlink(address)
-    before = os.umask(0o777 & ~_SOCKET_MODE)
-    try:
-        server = _Server(address, Handler)
-    finally:
-        os.umask(before)
-    with server:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        before = os.umask(0o777 & ~_SOCKET_MODE)
+        try:
+            listening.bind(address)
+        finally:
+            os.umask(before)
+        listening.listen(_BACKLOG)
+        queue = MounterQueue(listening, mounter.serve)
         notifier.ready(f"mounts at {mountpoint} for whoever may connect to {address}")
-        server.serve_forever()
-
-
-class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-    socket_type = socket.SOCK_SEQPACKET
-    request_queue_size = 128
-    max_children = 256
-
-
-def _converse(connection: socket.socket, answer: Callable[[dict[str, Any], int, int], int | None]) -> None:
-    connection.settimeout(_REQUEST_S)
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, gid = _CREDENTIALS.unpack(credentials)
-    message = connection.recv(MAX_MESSAGE_BYTES)
-    descriptors: list[int] = []
-    number = 0
-    try:
-        request = json.loads(message)
-        if not isinstance(request, dict):
-            raise ValueError("not an object")
-        if (descriptor := answer(request, uid, gid)) is not None:
-            descriptors.append(descriptor)
-    except (ValueError, TypeError):
-        number = errno.EINVAL
-    except OSError as error:
-        number = error.errno or errno.EIO
-    if number not in (0, errno.EINVAL, errno.EBUSY):
-        log.warning("refused process %d: %s: %s", pid, message[:200], os.strerror(number))
-    socket.send_fds(connection, [json.dumps({"errno": number}).encode()], descriptors)
-    for descriptor in descriptors:
-        os.close(descriptor)
+        queue.run()

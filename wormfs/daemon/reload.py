@@ -105,8 +105,9 @@ class Reloader:
 
     async def reload(self, why: str) -> Message:
         """Take the settings over; the answer says what was done, or why nothing was. Raises nothing."""
+        supervisor = self._supervisor
+        await supervisor.serving.wait()
         async with self._one_at_a_time:
-            supervisor = self._supervisor
             if self._load is None or supervisor.is_stopping:
                 problem = (
                     "it is stopping" if supervisor.is_stopping else "it was started without a settings file"
@@ -127,7 +128,12 @@ class Reloader:
                 answer: Message = {"ok": False, "error": str(error), "settings": True}
             else:
                 supervisor.remark = ""
-                answer = await self._take_over(new, prints, change)
+                try:
+                    answer = await self._take_over(new, prints, change)
+                except Exception as error:
+                    log.exception("the settings were taken over in part only: nobody foresaw this")
+                    why = f"taken over in part only, restart wormfs: {type(error).__name__}: {error}"
+                    answer = {"ok": False, "error": why}
             if not supervisor.is_stopping:
                 supervisor.notifier.ready(supervisor.summary())
             return answer
@@ -136,10 +142,17 @@ class Reloader:
         supervisor = self._supervisor
         unfinished: dict[str, int] = {}
 
+        failed: dict[str, str] = {}
+
         async def retire(name: str) -> None:
-            left = await supervisor.retire(name)
-            if left:
-                unfinished[name] = left
+            try:
+                left = await supervisor.retire(name)
+            except trio.TooSlowError:
+                failed[name] = "its worker hangs and cannot be killed: it waits for a disk, perhaps"
+                log.error("ALERT: %s: %s; it is left alone", name, failed[name])
+            else:
+                if left:
+                    unfinished[name] = left
 
         async with trio.open_nursery() as nursery:
             for name in (*change.removed, *change.changed):
@@ -157,11 +170,16 @@ class Reloader:
         self._known = prints
         supervisor.adopt(new)
         fresh = (*change.changed, *change.added)
-        for name in fresh:
-            await supervisor.employ(name)
+        # A second worker beside one that hangs would wait for its spool, and lose its mount when that ends.
+        for name in [name for name in fresh if name not in failed]:
+            try:
+                await supervisor.employ(name)
+            except Exception as error:
+                log.exception("%s: cannot be added, the others are: nobody foresaw this", name)
+                failed[name] = f"it cannot be added, restart wormfs: {error}"
         with trio.move_on_after(COME_UP_S):
             await supervisor.until_settled(fresh)
-        missing = supervisor.missing()
+        missing = supervisor.missing() | failed
         log.info(
             "the settings were taken over: added %s; removed %s; changed %s",
             *(", ".join(names) or "none" for names in (change.added, change.removed, change.changed)),

@@ -34,7 +34,7 @@ from wormfs.daemon.orders import Orders
 from wormfs.daemon.refusal import CannotStart
 from wormfs.daemon.reload import Reloader
 from wormfs.daemon.state import StateDirectory
-from wormfs.daemon.workers import BackendWorker, WorkerState
+from wormfs.daemon.workers import DEATH_S, BackendWorker, WorkerState
 from wormfs.fs.processes import process_of
 from wormfs.fuse import session
 from wormfs.fuse.counters import Counters
@@ -117,6 +117,8 @@ class Supervisor:
         self._root_gone = trio.Event()
         self._root_device: str | None = None
         self._ending = Ending.ORDERLY
+        self.serving = trio.Event()
+        """The root is mounted and the workers are started; also set when that will never come."""
         self.detached = trio.Event()
         """Nothing of the mount can be seen any more; what was open may still be going on."""
         self.stopped = trio.Event()
@@ -146,8 +148,11 @@ class Supervisor:
 
     async def run(self, report: Report) -> Ending:
         """Mount, serve, stop. Raises CannotStart before anything is mounted."""
-        for cleared in await threads.run(mounts.clear_stale, self.mountpoint):
-            log.warning("cleared a mount that a dead daemon left: %s", cleared)
+        try:
+            for cleared in await threads.run(mounts.clear_stale, self.mountpoint):
+                log.warning("cleared a mount that a dead daemon left: %s", cleared)
+        except OSError as error:
+            raise CannotStart(f"what a dead daemon left at {self.mountpoint} stays there: {error}") from error
         await threads.run(mounts.prepare_mountpoint, self.mountpoint)
         try:
             await self._live(report)
@@ -160,6 +165,7 @@ class Supervisor:
     async def _live(self, report: Report) -> None:
         refusal: OSError | None = None
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             # Before anything is mounted: a signal must never find mounts that nobody takes down.
             await nursery.start(self._obey_signals)
             try:
@@ -167,18 +173,20 @@ class Supervisor:
                 await nursery.start(self._serve_root)
             except OSError as error:
                 refusal = error
+                self._stop_asked.set()
+                self.serving.set()
                 nursery.cancel_scope.cancel()
                 await trio.lowlevel.checkpoint()
             root = await threads.run(mounts.top_mount, self.mountpoint)
             self._root_device = root.device if root is not None else None
             log.info("serving %s, process %d", self.mountpoint, os.getpid())
-            self._nursery = nursery
             nursery.start_soon(logs.output().run)
             nursery.start_soon(self._metrics.run)
             for worker in self.workers.values():
                 nursery.start_soon(worker.run)
             nursery.start_soon(self._tell_started, report)
             nursery.start_soon(self._tell_alive)
+            self.serving.set()
             await self._stop_asked.wait()
             await self._stop()
             nursery.cancel_scope.cancel()
@@ -204,6 +212,7 @@ class Supervisor:
                 self.mountpoint,
                 fsname=self._source,
                 counters=Counters(),
+                caches=self._root.caches,
                 task_status=task_status,
             )
         finally:
@@ -260,7 +269,10 @@ class Supervisor:
             if self._waits_for_backends:
                 await self._until_all(self.workers, _FINAL)
         self.notifier.ready(self.summary())
-        report(self.missing())
+        try:
+            report(self.missing())
+        except OSError as error:  # whoever waited for it is gone, or where it is written is full
+            log.warning("nobody could be told how the start went: %s", error)
 
     async def until_settled(self, names: Collection[str]) -> None:
         """Wait until each of these backends is known to be down, or is up and its mount answers."""
@@ -309,9 +321,13 @@ class Supervisor:
         return await self._reloader.reload(why)
 
     async def retire(self, name: str) -> int:
-        """Stop the worker of a backend in order; returns how many entries its spool still holds."""
+        """Stop the worker of a backend in order; returns how many entries its spool still holds.
+
+        Raises TooSlowError when not even SIGKILL ends it: nobody waits for that for ever.
+        """
         worker = self.workers[name]
-        await worker.stop(self._stop_timeout_s)
+        if not await end_worker(worker, self._stop_timeout_s):
+            raise trio.TooSlowError
         return worker.unfinished
 
     async def forget(self, name: str) -> None:
@@ -382,12 +398,20 @@ class Supervisor:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 for worker in self.workers.values():
-                    nursery.start_soon(worker.stop, self._stop_timeout_s)
+                    nursery.start_soon(self._stop_worker, worker)
                 nursery.start_soon(self._watch_detached)
             await self._detach_root()
             with trio.move_on_after(_ROOT_GONE_S):
                 await self._root_gone.wait()
             self.stopped.set()
+
+    async def _stop_worker(self, worker: BackendWorker) -> None:
+        if not await end_worker(worker, self._stop_timeout_s):
+            log.error(
+                "ALERT: %s: its worker hangs and cannot be killed; it is left alone, process %s",
+                worker.name, worker.pid,
+            )  # fmt: skip
+            self._ending = Ending.FORCED
 
     async def _watch_detached(self) -> None:
         # A copy: a reload that is under way may just be letting go of a backend.
@@ -403,6 +427,18 @@ class Supervisor:
     def unfinished(self) -> dict[str, int]:
         """Sealed entries that each backend left for the next start, as far as the workers said."""
         return {name: worker.unfinished for name, worker in self.workers.items() if worker.unfinished}
+
+
+async def end_worker(worker: BackendWorker, timeout_s: float) -> bool:
+    """Stop it in order, in ``timeout_s`` seconds and those it takes to kill it; whether it is gone."""
+    with trio.move_on_after(timeout_s + DEATH_S):
+        await worker.stop(timeout_s)
+        return True
+    if worker.pid is not None:
+        return False
+    # Only the mounter is slow. That comes to an end, and until then nothing else may be mounted there.
+    await worker.stop(0)
+    return True
 
 
 def _has_terminal() -> bool:

@@ -36,7 +36,8 @@ from wormfs.daemon.workers import space_to_message
 from wormfs.errors import SettingsError, Unavailable, WormfsError
 from wormfs.fs.filesystem import FileSystem
 from wormfs.fs.stack import Stack, StatePlace
-from wormfs.fuse import caches, session
+from wormfs.fuse import session
+from wormfs.fuse.caches import KernelCaches
 from wormfs.fuse.counters import Counters
 from wormfs.fuse.operations import WormOperations
 from wormfs.model import Key, Space, show
@@ -75,7 +76,8 @@ class Worker:
         self._throughput: Throughput | None = None
         self._reading_damage = trio.Lock()
         self._counters = Counters()
-        """Of the latest session."""
+        self._caches = KernelCaches()
+        """Both of the latest session."""
         self._damage = DamageList(orders.state_directory, orders.backend)
 
     async def run(self) -> None:
@@ -335,7 +337,7 @@ class Worker:
             log.error(
                 "ALERT: %s is open and read by the kernel itself until it is closed (kernel_reads)", show(key)
             )
-        await threads.run(caches.drop_content, inodes)
+        await threads.run(self._caches.forget_content, inodes)
 
     async def _serve(self, stack: Stack) -> Unavailable | None:
         """Mount and answer until the mount is gone or the time to stop is over.
@@ -345,6 +347,7 @@ class Worker:
         orders = self._orders
         over = trio.Event()
         counters = self._counters = Counters()
+        caches = self._caches = KernelCaches()
         async with trio.open_nursery() as nursery:
 
             async def serve(task_status: trio.TaskStatus[None]) -> None:
@@ -354,6 +357,7 @@ class Worker:
                     orders.mountpoint,
                     fsname=orders.source,
                     counters=counters,
+                    caches=caches,
                     passthrough=operations.passthrough,
                     task_status=task_status,
                 )

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import trio
@@ -42,6 +42,10 @@ _FIRST_PINGS = 16
 """Before its first answer: a machine that is busy takes long to load a program."""
 _DEATH_S = 10.0
 """After SIGKILL. A process that waits for a dead disk does not even die."""
+
+
+DEATH_S = _KILL_GRACE_S + _DEATH_S
+"""Beyond the time that a worker was given to stop: one that has not ended by then hangs in the kernel."""
 
 
 class WorkerState(enum.Enum):
@@ -110,6 +114,7 @@ class BackendWorker:
         self._stop_asked = trio.Event()
         self._ended = trio.Event()
         self._ready_since = math.inf
+        self._detaching = threads.limiter(1)
 
     @property
     def pid(self) -> int | None:
@@ -130,6 +135,12 @@ class BackendWorker:
                 ending = await self._run_once()
             except OSError as error:
                 ending = f"the worker cannot be started: {error}"
+            except Exception as error:
+                # What one worker does must not end the others.
+                log.exception("%s: nobody foresaw this", self.name)
+                ending = f"the worker could not be followed and was killed: {type(error).__name__}"
+            # At once: what is still mounted there answers nobody, and to take it away may last.
+            self._change(WorkerState.DOWN, ending)
             await self._detach()
             if self._stop_asked.is_set():
                 break
@@ -137,7 +148,6 @@ class BackendWorker:
                 backoff.reset()
             pause_s = backoff.next_s()
             log.warning("%s: %s; its directory answers EIO; next start in %g s", self.name, ending, pause_s)
-            self._change(WorkerState.DOWN, ending)
             self.restarts += 1
             with trio.move_on_after(pause_s):
                 await self._stop_asked.wait()
@@ -148,9 +158,16 @@ class BackendWorker:
         """Unmount lazily, let it finish what is open for at most ``timeout_s`` seconds, end it."""
         self._stop_asked.set()
         self._change(WorkerState.STOPPING, "")
-        # Here and not only in the worker, so that a hung one takes no new files either.
+        async with trio.open_nursery() as nursery:
+            # Here and not only in the worker, so that a hung one takes no new files either.
+            nursery.start_soon(self._detach_for_good)
+            await self._end(timeout_s)
+
+    async def _detach_for_good(self) -> None:
         await self._detach()
         self.detached.set()
+
+    async def _end(self, timeout_s: float) -> None:
         with trio.move_on_after(timeout_s + _KILL_GRACE_S):
             with suppress(NoAnswer, RequestFailed):
                 await self.request({"op": "stop", "timeout_s": timeout_s}, timeout_s=_STOP_ANSWER_S)
@@ -190,15 +207,19 @@ class BackendWorker:
         """Start a process and wait for its end; says how it ended. Raises OSError."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "wormfs.daemon.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C at the terminal is for the supervisor, which then stops the workers in order.
-                start_new_session=self._own_session,
-                cwd="/",
-            )
+            try:
+                process = await trio.lowlevel.open_process(
+                    [sys.executable, "-m", "wormfs.daemon.worker", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr.fileno(),
+                    pass_fds=[theirs.fileno()],
+                    # Ctrl-C at the terminal is for the supervisor, which then stops the workers in order.
+                    start_new_session=self._own_session,
+                    cwd="/",
+                )
+            except BaseException:
+                ours.close()
+                raise
         if self._stop_asked.is_set():
             process.kill()  # told while it was being started: it has done nothing yet
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -214,6 +235,11 @@ class BackendWorker:
                 with trio.move_on_after(_LAST_WORDS_S):
                     await listened.wait()
                 nursery.cancel_scope.cancel()
+        except Exception:
+            # Nobody listens to it any more, and the next one needs its place.
+            process.kill()
+            await process.wait()
+            raise
         finally:
             self._process = None
             await self._channel.aclose()
@@ -228,8 +254,9 @@ class BackendWorker:
 
     async def _listen(self, channel: Channel, process: trio.Process, listened: trio.Event) -> None:
         try:
-            async for message in channel.messages():
-                self._note(message)
+            async with aclosing(channel.messages()) as messages:
+                async for message in messages:
+                    self._note(message)
         except ProtocolError as error:
             log.error("%s: the worker talks nonsense (%s) and is killed", self.name, error)
             process.kill()
@@ -247,6 +274,8 @@ class BackendWorker:
                 await channel.request({"op": "ping"}, timeout_s=step_s)
             except NoAnswer:
                 unanswered += 1
+            except RequestFailed:
+                unanswered, patience = 0, _PINGS  # a refusal is an answer, too
             else:
                 unanswered, patience = 0, _PINGS
         self._hung = True
@@ -298,9 +327,15 @@ class BackendWorker:
         self._changed()
 
     async def _detach(self) -> None:
-        # In a thread: walking the path asks the root session, which this very process serves.
+        # In a thread: walking the path asks the root session, which this very process serves, and the mounter
+        # may be slow. One at a time, beside the threads that others share: thirty backends can wait for it.
         with trio.CancelScope(shield=True):
-            await threads.run(mounts.detach, self._orders.mountpoint, self._orders.source)
+            try:
+                await threads.run(
+                    mounts.detach, self._orders.mountpoint, self._orders.source, limiter=self._detaching
+                )
+            except OSError as error:  # /proc cannot be read
+                log.warning("%s: what is mounted there cannot be found out: %s", self.mountpoint, error)
 
 
 def space_to_message(space: Space) -> Message:
@@ -325,6 +360,13 @@ def space_from_message(message: Message) -> Space:
 
 def _ending(status: int, reason: str) -> str:
     if status < 0:
-        return f"the worker was killed by {signal.Signals(-status).name}"
+        return f"the worker was killed by {_signal_name(-status)}"
     said = f": {reason}" if reason else ""
     return f"the worker ended with status {status}{said}" if status else "it was unmounted"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those between SIGRTMIN and SIGRTMAX
+        return f"signal {number}"

@@ -22,6 +22,7 @@ import trio
 
 from wormfs import threads
 from wormfs.backends.base import Backend, KernelReadable, Reader, Remembering
+from wormfs.backends.memory import Memory
 from wormfs.clock import NS_PER_S, Clock
 from wormfs.errors import (
     AlreadyExists,
@@ -40,7 +41,6 @@ from wormfs.fs import attributes, names, xattrs
 from wormfs.fs.attributes import AttributeChange, Attributes, Caller
 from wormfs.fs.closing import Closing
 from wormfs.fs.damage import Damage
-from wormfs.fs.directories import KnownDirectories
 from wormfs.fs.handles import (
     DirectoryHandle,
     FileHandle,
@@ -104,7 +104,13 @@ class FileSystem:
         self._clock = clock
         self._records = records
         self._directory_cache_s = directory_cache_s
-        self._directories = KnownDirectories(backend.traits, clock, directory_cache_s)
+        self._directories: Memory[ObjectInfo] = Memory(
+            0.0 if backend.traits.keeps_directory_attributes else directory_cache_s,
+            _DIRECTORIES_KEPT,
+            clock.monotonic,
+        )
+        """The kernel forgets a directory's attributes at each file that is made in it, and asks again:
+        where nothing about a directory can change, that needs no trip to the server."""
         self.space = SpaceView(backend, clock, space_cache_s)
         self._inodes = InodeTable(backend.name)
         self._handles = HandleTable()
@@ -172,7 +178,8 @@ class FileSystem:
         info = self._directories.get(key)
         if info is None:
             info = await self._stat(key)
-            self._directories.put(info)
+            if info.kind is Kind.DIRECTORY:
+                self._directories.note(key, info)
         return attributes.of_object(inode, info, self._directory_cache_s)
 
     def _of_detached(self, inode: int, substitute: object) -> Attributes:
@@ -590,7 +597,7 @@ class FileSystem:
         if self._spool.below(key):
             raise DirectoryNotEmpty("files are on their way into it", backend=self._backend.name, key=key)
         await self._run(self._backend.remove_directory, key)
-        self._directories.drop(key)
+        self._directories.forget(key)
         self._inodes.detach(parent, name)
 
     async def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
@@ -658,7 +665,7 @@ class FileSystem:
         await self._run(self._backend.make_directory, new_key, wanted)
         try:
             await self._run(self._backend.remove_directory, info.key)
-            self._directories.drop(info.key)
+            self._directories.forget(info.key)
         except DirectoryNotEmpty as error:
             await self._run(self._backend.remove_directory, new_key)
             raise Sealed("a directory with files keeps its name", key=info.key) from error
@@ -795,6 +802,8 @@ def _without_same_mode(change: AttributeChange, record: Record | None) -> Attrib
 
 _CLOSING_PATIENCE_S = 1.0
 """How long an open waits for a close that is under way; sealing takes milliseconds."""
+
+_DIRECTORIES_KEPT = 1024
 
 _DOTS = 2
 """Positions taken by ``.`` and ``..``."""

@@ -11,7 +11,6 @@ nearly for ever: the backends' mounts stay reachable even while the supervisor i
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import stat
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import NoReturn
 import pyfuse3
 from pyfuse3 import FUSEError, InodeT
 
+from wormfs.fuse.caches import KernelCaches
 from wormfs.fuse.guard import guarded, guarded_unanswered
 from wormfs.model import Space
 
@@ -60,6 +60,7 @@ class RootOperations(pyfuse3.Operations):
             now_ns: all times of all directories.
         """
         super().__init__()
+        self.caches = KernelCaches()
         self._names = [name.encode() for name in names]
         self._inodes: dict[bytes, InodeT] = {}
         for name in self._names:
@@ -72,18 +73,17 @@ class RootOperations(pyfuse3.Operations):
     # -- other backends
 
     def add(self, name: str) -> None:
-        """From now on the root shows ``name``, as the last one. For a thread; raises OSError."""
+        """From now on the root shows ``name``, as the last one. For a thread; the session may be over."""
         if name.encode() not in self._names:
             self._number(name.encode())
             self._names = [*self._names, name.encode()]
-            pyfuse3.invalidate_inode(pyfuse3.ROOT_INODE, attr_only=True)
+            self.caches.forget_attributes(pyfuse3.ROOT_INODE)
 
     def remove(self, name: str) -> None:
-        """The root shows ``name`` no more. Nothing is mounted on it. For a thread; raises OSError."""
+        """The root shows ``name`` no more. Nothing is mounted on it. For a thread, as ``add``."""
         self._names = [other for other in self._names if other != name.encode()]
-        with contextlib.suppress(FileNotFoundError):  # nobody has ever looked it up
-            pyfuse3.invalidate_entry(pyfuse3.ROOT_INODE, name.encode())
-        pyfuse3.invalidate_inode(pyfuse3.ROOT_INODE, attr_only=True)
+        self.caches.forget_name(pyfuse3.ROOT_INODE, name.encode())
+        self.caches.forget_attributes(pyfuse3.ROOT_INODE)
 
     def _number(self, name: bytes) -> None:
         """One inode for a name, for ever: also when it goes and comes back."""

@@ -12,61 +12,26 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from scripts.pictures import GIB, NOW_NS, facts_of
 from wormfs.cli.status import judge as judging
 from wormfs.cli.status import render
 from wormfs.cli.status.gather import Gathered
 from wormfs.cli.status.judge import Code, Level, judge, worst
 from wormfs.cli.status.report import Report, to_json
 
-NOW_NS = 1_800_000_000 * 10**9
-GIB = 1 << 30
-
-WELL: dict[str, Any] = {
-    "state": "ready",
-    "reason": "",
-    "type": "local",
-    "description": None,
-    "pid": 1234,
-    "restarts": 0,
-    "mountpoint": "/mnt/worm/exams",
-    "guarantee": "atomic",
-    "retention": {"mode": "standard", "period": "10y", "rules": 0, "erase": "never"},
-    "space": {"total_bytes": 100 * GIB, "free_bytes": 40 * GIB, "total_files": 1000, "free_files": 500},
-    "spool": {
-        "entries": {},
-        "bytes": 0,
-        "waiting": 0,
-        "failed": 0,
-        "oldest_s": None,
-        "last_error": None,
-        "open_writers": 0,
-        "room_bytes": 39 * GIB,
-        "quarantine": {"entries": 0, "bytes": 0},
-    },
-    "records": {"erase": "never", "clock": {"trust": "sure", "doubt": None}, "audit_problem": None},
-    "throughput": {"read_bytes_per_s": 3 << 20, "written_bytes_per_s": 0, "over_s": 10.0},
-    "check": {
-        "at_ns": NOW_NS - 180 * 10**9,
-        "ok": True,
-        "took_s": 0.1,
-        "failing_since_ns": None,
-        "failed": [],
-        "warnings": [],
-        "advice": None,
-    },
-    "check_interval_s": 900.0,
-    "last_error": None,
-    "verification": {
+WELL = facts_of(
+    retention={"rules": 0, "erase": "never"},
+    space={"total_bytes": 100 * GIB, "free_bytes": 40 * GIB, "total_files": 1000, "free_files": 500},
+    spool={"entries": {}, "bytes": 0, "open_writers": 0, "room_bytes": 39 * GIB},
+    records={"erase": "never"},
+    throughput={"written_bytes_per_s": 0},
+    verification={
         "ended_at_ns": NOW_NS - 2 * 86400 * 10**9,
         "files": 7,
         "bytes": 70,
-        "whole_backend": True,
-        "findings": {},
         "oldest_at_ns": NOW_NS - 3 * 86400 * 10**9,
-        "unfinished": 0,
-        "damaged": 0,
     },
-}
+)
 """A backend of which everything is known, and everything is fine."""
 
 FAILED_CHECK = {

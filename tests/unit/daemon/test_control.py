@@ -21,6 +21,8 @@ async def answer(message: Message) -> Message:
         await trio.sleep(message["s"])
     if message.get("request") == "nonsense":
         raise ProtocolError("that is nonsense")
+    if message.get("request") == "crash":
+        raise KeyError("nobody foresaw this")
     return {"ok": True, "got": message}
 
 
@@ -48,6 +50,10 @@ def test_a_request_and_its_answer(directory: Path) -> None:
             assert got == {"ok": True, "got": {"request": "x", "peer_uid": uid}}
             refused = await threads.run(ask, {"request": "nonsense"})
             assert refused == {"ok": False, "error": "that is nonsense"}
+            failed = await threads.run(ask, {"request": "crash"})
+            assert failed == {"ok": False, "error": "unforeseen: KeyError: 'nobody foresaw this'"}
+            deep = b"[" * 100_000 + b"\n"
+            assert (await threads.run(talk, directory, deep)).startswith(b'{"ok":false,"error":"not JSON')
             assert (await threads.run(talk, directory, b"no json\n")).startswith(b'{"ok":false')
             assert await threads.run(talk, directory, b"half a li") == b""
             got = await threads.run(ask, {"request": "y"})

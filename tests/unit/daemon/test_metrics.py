@@ -29,7 +29,7 @@ from wormfs.daemon.metrics import exposition
 from wormfs.daemon.metrics.facts import BackendFacts, Snapshot
 from wormfs.daemon.metrics.gather import LOOP_S, WORKERS_S, Gatherer, Verified
 from wormfs.daemon.metrics.http import MetricsServer
-from wormfs.daemon.metrics.offer import offer
+from wormfs.daemon.metrics.offer import Offering, offer
 from wormfs.fuse.counters import BOUNDS_NS, FailureKind, OperationCount
 from wormfs.model import FindingKind
 from wormfs.verify.summary import LastRun, Summary
@@ -506,6 +506,28 @@ def test_a_text_file_that_cannot_be_written_is_told_once(
 
     offered(MetricsSettings(textfile=path, every_s=0.01), gatherer, meanwhile)
     assert caplog.text.count("metrics cannot be written") == 1
+
+
+def test_whatever_goes_wrong_with_metrics_the_daemon_goes_on(
+    gatherer: Gatherer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise KeyError("nobody foresaw this")
+
+    path = tmp_path / "wormfs.prom"
+
+    async def main() -> None:
+        offering = Offering(MetricsSettings(textfile=path, every_s=0.01), gatherer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(offering.run)
+            await threads.run(wait_for, lambda: "metrics are not offered any more" in caplog.text)
+            monkeypatch.undo()
+            offering.change(MetricsSettings(textfile=path, every_s=0.02))
+            await threads.run(wait_for, path.exists)
+            nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr(gatherer, "now", fail)
+    trio.run(main)
 
 
 def test_nothing_is_offered_unless_asked_for(gatherer: Gatherer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import pickle
 import re
@@ -19,7 +20,7 @@ import trio.testing
 
 from tests.support.orders import ORDERS
 from wormfs.config.secret import Secret, SecretSource
-from wormfs.daemon import mounts, orders
+from wormfs.daemon import commands, mounts, orders
 from wormfs.daemon.backoff import Backoff
 from wormfs.daemon.channel import Channel, NoAnswer, RequestFailed
 from wormfs.daemon.logs import LineFormatter
@@ -144,6 +145,13 @@ def test_messages_survive_any_splitting() -> None:
 def test_what_is_no_message_is_refused(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(line)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, -1, "1", True, None])
+def test_what_is_no_time_is_refused(seconds: object) -> None:
+    with pytest.raises(ProtocolError):
+        commands._seconds({"timeout_s": seconds}, 1)
+    assert commands._seconds({"timeout_s": math.inf}, 1) == math.inf
 
 
 def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -353,6 +354,41 @@ def test_damage_that_is_found_while_a_file_is_being_opened(
     monkeypatch.setattr(host.backend, "open", found_meanwhile)
     with pytest.raises(DigestMismatch):
         host.load(b"f")
+
+
+@pytest.mark.parametrize(("can_change", "asked"), [(False, [1, 1, 2]), (True, [1, 2, 3])])
+def test_directories_in_which_nothing_can_change_are_remembered_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_change: bool, asked: list[int]
+) -> None:
+    """The kernel asks for them again before each new file."""
+    backend = FaultyBackend(local_backend(tmp_path))
+    backend.traits = dataclasses.replace(backend.traits, keeps_directory_attributes=can_change)
+    host = Host(backend, settings=options()).start()
+    try:
+        host.mkdir(b"d")
+        host.store(b"f", b"content")
+        with host.inode_of(b"d") as inode, host.inode_of(b"f") as file:
+            looks: list[Key] = []
+            stat = backend.stat
+            monkeypatch.setattr(backend, "stat", lambda key: (looks.append(key), stat(key))[1])
+            counted = []
+            for pause_s in (0.5, 0.6, 0.0):
+                host.call(host.fs.getattr, inode)
+                counted.append(len(looks))
+                host.advance(pause_s)
+            assert counted == asked
+            looks.clear()
+            host.call(host.fs.getattr, file)
+            host.call(host.fs.getattr, file)
+            assert looks == [b"f", b"f"], "a file may be erased elsewhere"
+        host.call(host.fs.rmdir, ROOT_INODE, b"d")
+        host.mkdir(b"d")
+        looks.clear()
+        with host.inode_of(b"d") as inode:
+            host.call(host.fs.getattr, inode)
+        assert looks == [b"d", b"d"], "what was removed is not remembered"
+    finally:
+        host.crash()
 
 
 def test_whoever_is_refused_at_a_file_that_waits_for_its_commit_is_recorded(tmp_path: Path) -> None:

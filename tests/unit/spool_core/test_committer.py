@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -30,6 +31,9 @@ class Clock:
         return trio.current_time()
 
 
+OURS, THEIRS = b"ours" * 1024, b"them" * 1024
+
+
 class ToldBackend:
     """Publishes nothing, notes everything, raises what it is told for a key (once for each in the list)."""
 
@@ -43,6 +47,7 @@ class ToldBackend:
         self.aborted: list[bytes] = []
         self.there: ObjectInfo | None = None
         self.there_sha256 = ""
+        self.there_bytes = OURS
 
     def resume(self, key: Key) -> ToldTransfer:
         return ToldTransfer(self, key)
@@ -55,6 +60,20 @@ class ToldBackend:
     def record(self, key: Key) -> Record | None:
         assert self.there is not None and self.there.kind is Kind.FILE, "asked for a directory's record"
         return record(key, self.there_sha256)
+
+    def open(self, info: ObjectInfo) -> ToldReader:
+        return ToldReader(self.there_bytes)
+
+
+class ToldReader:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        pass
 
 
 class ToldTransfer:
@@ -72,7 +91,7 @@ class ToldTransfer:
         self._backend.aborted.append(self._key)
 
 
-def record(key: bytes, sha256: str = "ours") -> Record:
+def record(key: bytes, sha256: str = hashlib.sha256(OURS).hexdigest()) -> Record:
     return Record(key.decode(), sha256, 4096, FileAttributes(0o444, 0, 0, 0, 0), 0, 0, "1")
 
 
@@ -213,18 +232,23 @@ def test_a_bug_in_a_driver_costs_nothing_but_time(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("kind", "size_bytes", "sha256", "outcome"),
+    ("kind", "size_bytes", "told", "content", "outcome"),
     [
-        (Kind.FILE, 4096, "ours", Published.IDENTICAL),
-        (Kind.FILE, 4096, "theirs", Conflict),
-        (Kind.FILE, 1, "ours", Conflict),
-        (Kind.DIRECTORY, 4096, "", Conflict),
+        (Kind.FILE, 4096, OURS, OURS, Published.IDENTICAL),
+        (Kind.FILE, 4096, THEIRS, OURS, Conflict),
+        (Kind.FILE, 4096, OURS, THEIRS, Conflict),
+        (Kind.FILE, 1, OURS, OURS, Conflict),
+        (Kind.DIRECTORY, 4096, b"", b"", Conflict),
     ],
+    ids=["the same", "by their record", "in spite of their record", "another size", "a directory"],
 )
-def test_somebody_else_has_the_name(kind: Kind, size_bytes: int, sha256: str, outcome: object) -> None:
+def test_somebody_else_has_the_name(
+    kind: Kind, size_bytes: int, told: bytes, content: bytes, outcome: object
+) -> None:
     backend = ToldBackend()
     backend.errors[b"a"] = [AlreadyExists("taken")]
-    backend.there, backend.there_sha256 = ObjectInfo(Key(b"a"), kind, size_bytes), sha256
+    backend.there, backend.there_bytes = ObjectInfo(Key(b"a"), kind, size_bytes), content
+    backend.there_sha256 = hashlib.sha256(told).hexdigest()
 
     async def story(desk: Desk) -> None:
         enqueue(desk, b"a")

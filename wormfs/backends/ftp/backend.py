@@ -23,11 +23,11 @@ from wormfs.backends.ftp.names import MAX_KEY_BYTES, Names
 from wormfs.backends.ftp.options import FtpOptions, parse
 from wormfs.backends.ftp.pool import Pool
 from wormfs.backends.ftp.reader import FtpReader, Source
-from wormfs.backends.ftp.recent import Recent
 from wormfs.backends.ftp.server import Server
 from wormfs.backends.ftp.session import Session, connector
 from wormfs.backends.ftp.transfer import FtpTransfer
 from wormfs.backends.ftp.upload import Debris, Target
+from wormfs.backends.memory import Memory
 from wormfs.backends.retry import Patience, retrying
 from wormfs.clock import Clock, SystemClock
 from wormfs.errors import (
@@ -69,6 +69,9 @@ _CHANGE_ATTEMPTS = 200
 _LOOKED_AT_ONCE = 64
 _COUNT_AGAIN_S = 3600.0
 _SCRUB_BYTES = 32 * BLOCK_BYTES
+_RECORDS_KEPT = 4096
+_RECORD_KEPT_S = 60.0
+"""A record does not change, but its file can be erased and made again elsewhere: not for ever."""
 
 
 def create(name: str, options: Mapping[str, object]) -> FtpBackend:
@@ -89,7 +92,10 @@ class FtpBackend:
         self._claims = Claims(name, self._names)
         self._pool: Pool | None = None
         self._patience = Patience(total_s=options.patience_s)
-        self._recent = Recent(self._clock)
+        self._recent: Memory[tuple[Seen, Record]] = Memory(
+            _RECORD_KEPT_S, _RECORDS_KEPT, self._clock.monotonic
+        )
+        """What was read of files that wormfs wrote: a stat then costs one question and not four."""
         self._cache = BlockCache(options.read_memory_bytes)
         self._claiming = threading.Lock()
         self._debris = Debris()
@@ -231,16 +237,16 @@ class FtpBackend:
             raise self._not_found(key)
         if seen.type is Type.DIRECTORY:
             return _directory(key, seen)
-        known = self._recent.get(key, seen)
-        if known is None:
-            claim = self._claims.read(server, key)
-            self._must_be_done(server, claim)
-            # Bytes still in the claim: what has the name is somebody else's file.
-            record = None if claim is None or self._claims.pending(server, key) else claim.record
-            self._recent.put(key, seen, record)
-        else:
-            record = known.record
-        return _file(key, seen, record)
+        known = self._recent.get(key)
+        if known is not None and known[0] == seen:
+            return _file(key, seen, known[1])
+        claim = self._claims.read(server, key)
+        self._must_be_done(server, claim)
+        # Bytes still in the claim: what has the name is somebody else's file.
+        if claim is None or self._claims.pending(server, key):
+            return _file(key, seen, None)
+        self._recent.note(key, (seen, claim.record))
+        return _file(key, seen, claim.record)
 
     def _must_be_done(self, server: Server, claim: Claim | None) -> None:
         """Raises NotFound for a file that was stored only in part, or that nobody has said to be whole."""
@@ -399,7 +405,7 @@ class FtpBackend:
             return None if taken else self._claims.claim_and_look(server, staging, key)
 
     def _committed(self, key: Key, record: Record) -> ObjectInfo:
-        self._recent.drop(key)
+        self._recent.forget(key)
         self._used.add(record.size_bytes)
         return _file(key, Seen(Type.FILE, record.size_bytes), record)
 
@@ -439,7 +445,7 @@ class FtpBackend:
                 backend=self.name,
                 key=key,
             )
-        begun: list[Claim | None] = []
+        begun: list[tuple[Claim | None, Seen | None]] = []
 
         def attempt(server: Server) -> None:
             seen = server.look(path)
@@ -451,7 +457,10 @@ class FtpBackend:
                 if not finished and not begun:
                     raise self._not_found(key)
                 return
-            begun.append(claim)
+            if begun and not _is_still(claim, seen, *begun[0]):
+                # An earlier attempt arrived though its reply was lost; the name has a new owner since.
+                return
+            begun.append((claim, seen))
             if claim is not None and not (seen is not None and self._claims.pending(server, key)):
                 self._claims.erase(server, claim)
             else:
@@ -462,7 +471,7 @@ class FtpBackend:
                 raise BackendFault("it is still there after erasing", backend=self.name, key=key)
 
         self.ask(key, attempt)
-        self._recent.drop(key)
+        self._recent.forget(key)
 
     # Directories
 
@@ -503,6 +512,14 @@ class FtpBackend:
 
     def set_directory_attributes(self, key: Key, attributes: DirectoryAttributes) -> None:
         """FTP keeps none of them."""
+
+
+def _is_still(claim: Claim | None, seen: Seen | None, first: Claim | None, first_seen: Seen | None) -> bool:
+    """Whether a name still has the file whose erasing was begun."""
+    if first is None or claim is None:
+        # A file that wormfs did not write is the same as long as it looks the same.
+        return claim is first and seen == first_seen
+    return claim.record.entry_id == first.record.entry_id
 
 
 def _directory(key: Key, seen: Seen, *, partial: bool = False) -> ObjectInfo:

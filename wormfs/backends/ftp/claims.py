@@ -319,10 +319,26 @@ class Claims:
                 return
             raise server.fail(reply, claim.key, "remove its claim")
         text = server.read_small(away + b"/" + META)
-        if text is not None and decode_meta(text).record.entry_id != claim.record.entry_id:
-            server.rename(away, place)
+        if text is not None and decode_meta(text).record.entry_id == claim.record.entry_id:
+            server.remove_tree(away)
             return
-        server.remove_tree(away)
+        self._put_back(server, away, place, claim.key)
+        if text is None:
+            # Many servers call whatever goes wrong "no such file". Nothing of unknown owner is deleted.
+            raise Unavailable("its claim cannot be read now", backend=self._backend, key=claim.key)
+
+    def _put_back(self, server: Server, away: bytes, place: bytes, key: Key) -> None:
+        """Somebody else's claim. Whoever took the name meanwhile finds the file and withdraws."""
+        for _ in range(_LOOKS):
+            reply = server.rename(away, place)
+            if reply.good:
+                return
+            clock.pause(_LOOK_PAUSE_S)
+        raise BackendFault(
+            f"a claim of another file could not be put back: move {show(away)} to {show(place)}",
+            backend=self._backend,
+            key=key,
+        )
 
     def finish_leaving(self, server: Server, key: Key) -> bool:
         """Delete what an erase of this key that was cut off has left; whether there was any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
@@ -14,6 +15,8 @@ from wormfs.errors import BackendFault, WormfsError
 from wormfs.model import ROOT, Finding, FindingKind, Key, child
 
 Result = TypeVar("Result")
+_DISCARDED: Final = re.compile(rb"[0-9a-f]{32}")
+"""The token of a file on its way; what an erase leaves has the name of its claim in front of it."""
 _ABANDONED_NS: Final = 7 * 86400 * NS_PER_S
 
 
@@ -51,6 +54,15 @@ def sweep(server: Server, names: Names) -> None:
             away = names.hidden(b"e", seen.name)
             if server.rename(path, away).good:
                 _remove(server, away)
+    _sweep_discarded(server, names, now_ns)
+
+
+def _sweep_discarded(server: Server, names: Names, now_ns: int) -> None:
+    """What was given up on its way (never a claim) and could not be deleted to its end."""
+    places = names.hidden(b"e")
+    for seen in list(server.list(places, places)):
+        if _DISCARDED.fullmatch(seen.name) and seen.mtime_ns and now_ns - seen.mtime_ns > _ABANDONED_NS:
+            _remove(server, places + b"/" + seen.name)
 
 
 def _remove(server: Server, path: bytes) -> None:
@@ -66,10 +78,13 @@ def findings(ask: Ask, names: Names, claims: Claims) -> Iterator[Finding]:
     yield from _claims(ask, names, claims.write_once)
     places = names.hidden(b"e")
     for seen in ask(None, lambda server: server.list(places, places)):
+        given_up = _DISCARDED.fullmatch(seen.name) is not None
         yield Finding(
             FindingKind.UNEXPECTED,
             b".wormfs/e/" + seen.name,
-            "an erase was cut off here: erase the file again",
+            "the rest of an upload that was given up: a start removes it when it is a week old"
+            if given_up
+            else "an erase was cut off here: erase the file again",
         )
     yield from _odd_names(ask, names)
 

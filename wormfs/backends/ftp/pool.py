@@ -100,13 +100,13 @@ class Pool:
         session.settle()
         if session.broken:
             self._drop_idle()
-        if session.broken or self._closed or self._open > self._limit:
-            self._dispose(session)
-            return
         session.idle_since = clock.monotonic()
         with self._changed:
-            self._idle.append(session)
-            self._changed.notify()
+            if not (session.broken or self._closed or self._open > self._limit):
+                self._idle.append(session)
+                self._changed.notify()
+                return
+        self._dispose(session)
 
     def _idle_or_room(self, deadline: float) -> Session | None:
         """An idle session, or ``None`` with a place reserved for a new one."""
@@ -187,7 +187,8 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle now, and the rest when it comes back."""
-        self._closed = True
+        with self._changed:
+            self._closed = True
         self._drop_idle()
 
     def _drop_idle(self) -> None:

@@ -191,14 +191,25 @@ class FtpReader:
         return block
 
     def _explain_end(self, stream: _Stream, at: int) -> None:
-        """The bytes ended too early: a broken connection, or a file that is shorter than it was."""
+        """The bytes ended too early: a broken connection, or a file that is shorter than it was.
+
+        A server that has given its last bytes to the network says that all went well.
+        """
         self._streams.remove(stream)
         try:
             reply = stream.data.finish()
+            sized = stream.session.command(b"SIZE " + self._path)
         finally:
             self._source.pool.give(stream.session)
+            self._tell_pool()
         if not reply.good:
             raise failure(reply, self._source.name, self._key, "read it")
+        if sized.code == 213 and sized.text[3:].strip() == str(self._size_bytes):
+            raise Unavailable(
+                f"the connection ended after {at} of {self._size_bytes} bytes",
+                backend=self._source.name,
+                key=self._key,
+            )
         raise BackendFault(
             f"it ends after {at} bytes, though {self._size_bytes} were committed",
             backend=self._source.name,

@@ -31,6 +31,9 @@ WIRE = "latin-1"
 _SEND_BYTES = 1 << 20
 _TLS_SEND_BYTES = 256 << 10
 _REPLY_BYTES = 8192
+_LONGEST_REPLY_BYTES = 1 << 20
+_REPLY_FACTOR = 10.0
+"""So many time limits a reply may take that comes bit by bit."""
 _ORDER_S = 2.0
 _GOODBYE_S = 0.2
 _RESET_AT_CLOSE = struct.pack("@ii", 1, 0)
@@ -146,12 +149,17 @@ class _Tidy(ftplib.FTP):
 
     received = b""
     """What has come and is in no line yet."""
+    _reply_left_bytes = 0
+    _reply_until = 0.0
+    """How much of a reply may still come, and until when."""
 
     def getline(self) -> str:
         """A line of a reply. One without an end was cut off: "213 12" is not the size of 1,234 bytes."""
         while b"\n" not in self.received:
             if len(self.received) > self.maxline:
                 raise ValueError("a line of a reply is too long")
+            if clock.monotonic() > self._reply_until:
+                raise TimeoutError
             assert self.sock is not None
             chunk = self.sock.recv(_REPLY_BYTES)
             if not chunk:
@@ -160,7 +168,17 @@ class _Tidy(ftplib.FTP):
         line, _, self.received = self.received.partition(b"\n")
         if len(line) > self.maxline:
             raise ValueError("a line of a reply is too long")
+        self._reply_left_bytes -= len(line) + 1
+        if self._reply_left_bytes < 0:
+            raise ValueError("a reply is too long")
         return line.rstrip(b"\r").decode(WIRE)
+
+    def getmultiline(self) -> str:
+        """A whole reply. A server that always has one more line, or byte, does not hold us for ever."""
+        assert self.timeout is not None, "_base_class sets it"
+        self._reply_left_bytes = _LONGEST_REPLY_BYTES
+        self._reply_until = clock.monotonic() + _REPLY_FACTOR * self.timeout
+        return super().getmultiline()
 
     def getresp(self) -> str:
         try:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from wormfs.backends.ftp.claims import Claim, Outcome, Won
 from wormfs.backends.ftp.server import Server
 from wormfs.backends.ftp.upload import Target, Upload
-from wormfs.errors import AlreadyExists, NotFound, Unavailable, WormfsError
+from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable, WormfsError
 from wormfs.model import Key, ObjectInfo, Record, show
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class FtpTransfer:
 
     def _publish(self, spooled: BinaryIO | None, record: Record) -> ObjectInfo:
         if self._look_first or spooled is None:
-            done = self._arrived_before(record)
+            done = self._arrived_before(record, bytes_are_here=spooled is not None)
             if done is not None:
                 return done
             if spooled is None:
@@ -163,7 +163,7 @@ class FtpTransfer:
             self._target.debris.clear(server, self._target.claims)
         return info
 
-    def _arrived_before(self, record: Record) -> ObjectInfo | None:
+    def _arrived_before(self, record: Record, *, bytes_are_here: bool = True) -> ObjectInfo | None:
         """Ours, finished now if need be. ``None``: the name is free. Raises AlreadyExists."""
         server = self._upload.server()
         claim = self._target.claims.read(server, self._key)
@@ -174,15 +174,25 @@ class FtpTransfer:
         if claim.record.entry_id != record.entry_id:
             self._target.claims.settle(server, claim)
             return None
-        return self._finish(server, claim)
+        return self._finish(server, claim, bytes_are_here=bytes_are_here)
 
-    def _finish(self, server: Server, claim: Claim, won: Won | None = None) -> ObjectInfo:
+    def _finish(
+        self, server: Server, claim: Claim, won: Won | None = None, *, bytes_are_here: bool = True
+    ) -> ObjectInfo:
         match self._target.claims.finish(server, claim, won):
             case Outcome.PUBLISHED:
                 return self._target.committed(self._key, claim.record)
             case Outcome.IN_THE_WAY:
                 self._target.claims.withdraw(server, claim)
                 raise AlreadyExists("the name is taken", backend=self._target.name, key=self._key)
+            case Outcome.LOST if not bytes_are_here:
+                # The claim is all that is left of it, and it may be that the file only cannot be seen now.
+                raise BackendFault(
+                    "it was stored, and the file is gone from the server: its record stays, and verification "
+                    "reports it; restore the file from a backup",
+                    backend=self._target.name,
+                    key=self._key,
+                )
             case Outcome.LOST:
                 self._target.claims.withdraw(server, claim)
                 raise Unavailable(

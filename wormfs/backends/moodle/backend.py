@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from wormfs import durability
 from wormfs.backends.base import Guarantee, Traits
 from wormfs.backends.local.reader import Buffers, LocalReader
+from wormfs.backends.memory import Memory
 from wormfs.backends.moodle import check, findings, info, listing, names, starting
 from wormfs.backends.moodle.content import ContentKeeper
 from wormfs.backends.moodle.courses import Course, Courses, CourseState
@@ -31,9 +32,8 @@ from wormfs.backends.moodle.database import Database
 from wormfs.backends.moodle.names import Area, Spot
 from wormfs.backends.moodle.options import MoodleOptions, parse
 from wormfs.backends.moodle.pool import Pool
-from wormfs.backends.moodle.recent import Free, FreeNames
 from wormfs.backends.moodle.rows import NS_PER_S, FileRow, Found, Rows, Taken, asking
-from wormfs.backends.moodle.sidecar import SidecarState
+from wormfs.backends.moodle.sidecar import Sidecar, SidecarState
 from wormfs.backends.moodle.tables import Tables, make_tables
 from wormfs.backends.moodle.transfer import MoodleTransfer, Origin, Target
 from wormfs.clock import Clock, SystemClock
@@ -41,6 +41,7 @@ from wormfs.errors import (
     AccessDenied,
     AlreadyExists,
     BackendFault,
+    DigestMismatch,
     DirectoryNotEmpty,
     InvalidArgument,
     IsADirectory,
@@ -66,6 +67,8 @@ from wormfs.worm import retention
 
 _PATH_BYTES: Final = names.MAX_UTF8_BYTES * (names.MAX_PATH_CHARACTERS - 2) + 1 + names.MAX_NAME_BYTES
 _COURSE_BYTES: Final = names.MAX_NAME_BYTES + 1
+_MOMENT_S: Final = 0.2
+_FREE_NAMES_KEPT: Final = 1024
 
 
 def create(name: str, options: Mapping[str, object]) -> MoodleBackend:
@@ -102,7 +105,9 @@ class MoodleBackend:
         self.clock = clock or SystemClock()
         self._rows: Rows | None = None
         self._buffers = Buffers()
-        self._free_names = FreeNames()
+        self._free_names: Memory[Located] = Memory(_MOMENT_S, _FREE_NAMES_KEPT)
+        """The kernel asks for a name in the moment before it creates it, in the same open(2); the second
+        question is answered from here. Nothing rests on it: a name comes into being by the unique index."""
         self._target = Target(name, self.database, self.pool, self.content, self.rows)
 
     # Life
@@ -160,7 +165,7 @@ class MoodleBackend:
         if seen is None:
             in_directory = above.directory is not None or not located.spot.parent.path
             if in_directory and located.course.state is CourseState.THERE:
-                self._free_names.note(key, Free(located.course, located.spot))
+                self._free_names.note(key, located)
             raise self._missing(key)
         self._free_names.forget(key)
         return seen
@@ -241,9 +246,9 @@ class MoodleBackend:
                 raise Unsupported("wormfs did not write this file", backend=self.name, key=key)
             record = found.sidecar.record
             wanted = retention.changed(record.retention, change)
-            if wanted != record.retention:
-                record = dataclasses.replace(record, retention=wanted)
-                rows.replace_sidecar(connection, spot, dataclasses.replace(found.sidecar, record=record))
+            record = dataclasses.replace(record, retention=wanted)
+            # Also what is there already: nobody said whether the COMMIT that brought it came to its end.
+            rows.replace_sidecar(connection, spot, dataclasses.replace(found.sidecar, record=record))
             return record
 
         return self.database.change(change_it, key)
@@ -253,7 +258,7 @@ class MoodleBackend:
         located = self._file_place(key)
         spot, rows = located.spot, self.rows()
 
-        def begin_erase(connection: Connection) -> set[str]:
+        def begin_erase(connection: Connection) -> tuple[set[str], Sidecar | None]:
             rows.lock_sidecar(connection, spot)
             (found,) = rows.look(asking(connection), spot)
             if found.sidecar is not None:
@@ -266,15 +271,16 @@ class MoodleBackend:
             if found.file is not None:
                 rows.remove(connection, found.file.pathname_hash)
                 contents.add(found.file.contenthash)
-            return contents
+            return contents, found.sidecar
 
-        contents = self.database.change(begin_erase, key)
+        contents, beside = self.database.change(begin_erase, key)
         durability.step("moodle-erase.row-removed")
         for contenthash in contents:
             self.content.erase(contenthash)
         durability.step("moodle-erase.content-removed")
         # Until here the record says that an erase has begun, so that it can be gone on with.
-        self.database.change(lambda connection: rows.remove(connection, rows.sidecar_hash(spot)), key)
+        if beside is not None:
+            self.database.change(lambda connection: rows.remove_erased(connection, spot, beside), key)
         durability.step("moodle-erase.record-removed")
 
     def findings(self) -> Iterator[Finding]:
@@ -402,6 +408,13 @@ class MoodleBackend:
             )
         self._require_file(key, found)
         assert found.file is not None, "_require_file has raised"
+        if found.sidecar is not None and found.sidecar.contenthash != found.file.contenthash:
+            raise DigestMismatch(
+                f"Moodle has given it other content: {found.file.contenthash}, and stored was "
+                f"{found.sidecar.contenthash}; see wormfs verify",
+                backend=self.name,
+                key=key,
+            )
         return found.file
 
     def _require_file(self, key: Key, found: Found) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from wormfs import clock
@@ -48,6 +48,12 @@ class ContentKeeper:
         with self._lock:
             self._recent.append((clock.monotonic(), contenthash, size_bytes))
         self.look_again()
+
+    def stored_before(self, contents: Iterable[tuple[str, int]]) -> None:
+        """The same for what a daemon stored that was ended, perhaps before it had looked once more."""
+        now = clock.monotonic()
+        with self._lock:
+            self._recent.extend((now, contenthash, size_bytes) for contenthash, size_bytes in contents)
 
     def look_again(self, after_s: float = LOOK_AGAIN_S) -> None:
         """Bring back what Moodle has moved to the trash although a row uses it by now.

@@ -7,6 +7,7 @@ the server.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -25,6 +26,8 @@ _RECYCLE_S: Final = 1800
 """Shorter than the idle limits of databases and of what stands between."""
 _MADE: Final = "wormfs_made_s"
 """What a pool's entry remembers of its connection: when it was made, on the monotonic clock."""
+_NEW: Final = "wormfs_new"
+"""The same, until it is used for the first time."""
 READING: Final = "wormfs_reading"
 """The option of a SQLAlchemy connection on which no transaction is begun."""
 
@@ -56,6 +59,7 @@ class Connections:
 
     def _made(self, connection: Any, entry: ConnectionPoolEntry) -> None:
         entry.info[_MADE] = clock.monotonic()
+        entry.info[_NEW] = True
         try:
             _prepare(connection, self._options)
         except BaseException:
@@ -64,7 +68,8 @@ class Connections:
             raise
 
     def _taken(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
-        if entry.info[_MADE] < self._trusted_from_s:
+        # One just made is as good as the next; and SQLAlchemy gives up after the second.
+        if not entry.info.pop(_NEW, False) and entry.info[_MADE] < self._trusted_from_s:
             # The word by which SQLAlchemy closes it and makes another.
             raise DisconnectionError
 
@@ -87,6 +92,8 @@ def _make(backend: str, options: MoodleOptions) -> Engine:
             pool_reset_on_return=None,
             hide_parameters=True,
         )
+        if options.server is Server.POSTGRESQL:
+            event.listen(engine, "do_connect", _limited_connect())
     except ImportError as error:
         raise SettingsError(
             f"the Python package {error.name} is missing: install wormfs[moodle-{options.server.value}]",
@@ -95,6 +102,16 @@ def _make(backend: str, options: MoodleOptions) -> Engine:
 
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _limited_connect() -> Callable[..., object]:
+    # psycopg is there only where PostgreSQL is used.
+    from wormfs.backends.moodle.limited import LimitedConnection
+
+    def connect(_dialect: object, _entry: object, arguments: list[Any], named: dict[str, Any]) -> object:
+        return LimitedConnection.connect(*arguments, **named)
+
+    return connect
 
 
 def _begin(connection: Connection) -> None:
@@ -167,6 +184,7 @@ def _mariadb_arguments(options: MoodleOptions) -> dict[str, Any]:
 def _prepare(connection: Any, options: MoodleOptions) -> None:
     """For each new connection. Plain SET, which poolers in between understand, too."""
     if options.server is Server.POSTGRESQL:
+        connection.limit_s = options.database_timeout_s + _GRACE_S
         connection.autocommit = True
     with connection.cursor() as cursor:
         for statement in _settings(cursor, options):

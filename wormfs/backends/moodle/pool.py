@@ -209,7 +209,7 @@ class Pool:
             try:
                 if os.fstat(fd).st_size == size_bytes and digest(fd).sha1 == contenthash:
                     self._put_back(fd, contenthash)
-                    return True
+                    break
             finally:
                 os.close(fd)
         # Moodle may have done it itself meanwhile.

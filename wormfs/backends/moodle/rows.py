@@ -27,6 +27,7 @@ from sqlalchemy import (
     any_,
     delete,
     exists,
+    func,
     literal,
     or_,
     select,
@@ -45,6 +46,8 @@ from wormfs.backends.moodle.tables import EMPTY_CONTENT, LIKE_ESCAPE, Tables, li
 from wormfs.errors import BackendFault, NotFound
 
 NS_PER_S: Final = 1_000_000_000
+_NEWEST: Final = 2000
+"""So many rows at the end of the table may be of the last minute."""
 
 Ask = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]
 """Runs a statement with ``%s`` for each value; its rows. ``Database.ask``, or ``asking``."""
@@ -114,6 +117,7 @@ class Rows:
             "FOR SHARE" if postgresql_ else "LOCK IN SHARE MODE"
         )
         self._any = f"SELECT 1 FROM {name} WHERE pathnamehash IN (%s, %s, %s) LIMIT 1"  # noqa: S608
+        self._touch = f"UPDATE {name} SET sortorder = 1 - sortorder WHERE pathnamehash = %s"  # noqa: S608
 
     # Looking
 
@@ -231,6 +235,15 @@ class Rows:
         )
         return [(row[0], row[1]) for row in connection.execute(wanted)]
 
+    def newest_content(self, connection: Connection, area: Area) -> list[tuple[str, int]]:
+        """Content hash and size of what was stored in the area last: among the last rows of all areas."""
+        c = self._files.c
+        newest = select(func.max(c.id)).scalar_subquery()
+        wanted = select(c.contenthash, c.filesize).where(
+            *self._in_area(area), c.id > newest - _NEWEST, c.filename != DIRECTORY
+        )
+        return [(row[0], row[1]) for row in connection.execute(wanted)]
+
     # Changing
 
     def add_file(self, cursor: Cursor, new: NewFile) -> bool:
@@ -254,6 +267,16 @@ class Rows:
             raise Taken
         cursor.execute(self._insert(len(rows)), _flat(rows))
         return True
+
+    def touch_sidecar(self, cursor: Cursor, spot: Spot) -> bool:
+        """Change the record of a file in what nobody reads; whether there is one.
+
+        A row that can be seen may be less durable than what this database promises: its own COMMIT was cut
+        off while it waited for a standby. But logs have an order: when this transaction is durable, that one
+        is. So it has to change something.
+        """
+        cursor.execute(self._touch, (self.sidecar_hash(spot),))
+        return cursor.rowcount == 1
 
     def make_directory_of(self, connection: Connection, spot: Spot, now_s: int) -> None:
         """Rows of the directories above a file that are missing: what has been accepted needs them.
@@ -331,6 +354,14 @@ class Rows:
     def remove(self, connection: Connection, pathname_hash: str) -> None:
         """Remove one row."""
         connection.execute(delete(self._files).where(self._files.c.pathnamehash == pathname_hash))
+
+    def remove_erased(self, connection: Connection, spot: Spot, erased: Sidecar) -> None:
+        """Remove the record of a file that is erased now, unless the name has got another file since."""
+        self.lock_sidecar(connection, spot)
+        (found,) = self.look(asking(connection), spot)
+        there = found.sidecar
+        if there is not None and there.record.entry_id == erased.record.entry_id:
+            self.remove(connection, self.sidecar_hash(spot))
 
     def ensure_directories(self, connection: Connection, spots: Sequence[Spot], now_s: int) -> None:
         """Make sure that these directories have rows."""

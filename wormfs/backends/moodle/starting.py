@@ -51,6 +51,9 @@ def start(backend: MoodleBackend) -> Rows:
                 "verify, and restore the files from a backup of Moodle; nothing can be stored here any more",
                 backend.name, course.id, course.shortname,
             )  # fmt: skip
+    backend.content.stored_before(
+        backend.database.read(lambda connection: rows.newest_content(connection, backend.area))
+    )
     return rows
 
 
@@ -159,6 +162,13 @@ def settings_warning(backend: MoodleBackend) -> str | None:
             for name in ("fsync", "full_page_writes"):
                 if connection.execute(text(f"SHOW {name}")).scalar() != "on":
                     return f"PostgreSQL runs with {name} off: after a power loss what was stored may be gone"
+            followers = connection.execute(text("SELECT count(*) FROM pg_stat_replication")).scalar()
+            if followers and not connection.execute(text("SHOW synchronous_standby_names")).scalar():
+                return (
+                    f"PostgreSQL has {followers} that follow it and waits for none of them "
+                    "(synchronous_standby_names is empty): when one takes over, what was stored last may be "
+                    "gone"
+                )
             return None
         flush = connection.execute(text("SELECT @@innodb_flush_log_at_trx_commit")).scalar()
         if flush != 1:

@@ -95,6 +95,7 @@ class MoodleTransfer:
         if spooled is None or self._origin is Origin.RESUMED:
             found = self._own(record)
             if found is not None:
+                self._make_durable()
                 return self._finished(spooled, record, found)
             if spooled is None:
                 raise NotFound("it was not published", backend=self._target.name, key=self._key)
@@ -183,6 +184,7 @@ class MoodleTransfer:
         except (Taken, Duplicate):
             found = self._own(record)
             if found is not None:
+                self._make_durable()
                 return found.contenthash
             raise Unavailable(
                 "the name was taken and is free again: it is tried once more",
@@ -203,6 +205,12 @@ class MoodleTransfer:
                 lambda connection: rows.make_directory_of(connection, self._spot, made_s), self._key
             )
         raise Unavailable("its directory is being removed", backend=self._target.name, key=self._key)
+
+    def _make_durable(self) -> None:
+        """What an earlier attempt has left can be seen; whether its COMMIT came to its end, nobody said."""
+        database, rows = self._target.database, self._target.rows()
+        if not database.write(lambda cursor: rows.touch_sidecar(cursor, self._spot), self._key):
+            raise Unavailable("its record went away at that moment", backend=self._target.name, key=self._key)
 
     def _own(self, record: Record) -> Sidecar | None:
         """The record under this name if it is this very one; ``None``: the name is free.

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from wormfs import clock
+from wormfs.backends.memory import Memory
 from wormfs.model import ROOT, Key, Kind, ObjectInfo, parent_of
 
 _KEPT = 4096
@@ -57,30 +58,26 @@ class Recent:
     def __init__(self, monotonic: Callable[[], float] = clock.monotonic) -> None:
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._answers: OrderedDict[Key, tuple[float, ObjectInfo | None]] = OrderedDict()
+        self._answers: Memory[tuple[ObjectInfo | None]] = Memory(_MOMENT_S, _KEPT, monotonic)
         self._misses: OrderedDict[Key, _Misses] = OrderedDict()
         self._looks: OrderedDict[Key, Look] = OrderedDict()
 
     def remember(self, key: Key, info: ObjectInfo | None) -> None:
         """``None``: there is nothing of that name."""
-        with self._lock:
-            self._answers[key] = (self._monotonic() + _MOMENT_S, info)
-            self._answers.move_to_end(key)
-            while len(self._answers) > _KEPT:
-                self._answers.popitem(last=False)
+        self._answers.note(key, (info,))
 
     def forget(self, key: Key) -> None:
         """The name changes."""
+        self._answers.forget(key)
         with self._lock:
-            self._answers.pop(key, None)
             look = self._looks.get(parent_of(key))
             if look is not None and look.until > self._monotonic():
                 look.changed.add(key)
 
     def absent(self, key: Key) -> bool:
         """Whether the name was free a moment ago."""
-        known, info = self._answer(key)
-        return info is None if known else self.listed_free(key)
+        known = self._answers.get(key)
+        return self.listed_free(key) if known is None else known == (None,)
 
     def listed_free(self, key: Key) -> bool:
         """Whether a listing of its directory showed a moment ago that the name was free."""
@@ -92,7 +89,7 @@ class Recent:
 
     def directory(self, key: Key) -> ObjectInfo | None:
         """The directory that it was a moment ago."""
-        _, info = self._answer(key)
+        info = self._answer(key)
         return info if info is not None and info.kind is Kind.DIRECTORY else None
 
     def expects_absence(self, parent: Key) -> bool:
@@ -145,10 +142,9 @@ class Recent:
 
     def holds(self, info: ObjectInfo) -> bool:
         """Whether a moment ago the name held exactly this."""
-        _, known = self._answer(info.key)
+        known = self._answer(info.key)
         return known is not None and known.version == info.version and known.size_bytes == info.size_bytes
 
-    def _answer(self, key: Key) -> tuple[bool, ObjectInfo | None]:
-        with self._lock:
-            until, info = self._answers.get(key, (0.0, None))
-            return until > self._monotonic(), info if until > self._monotonic() else None
+    def _answer(self, key: Key) -> ObjectInfo | None:
+        known = self._answers.get(key)
+        return None if known is None else known[0]

@@ -45,9 +45,17 @@ class Offering:
         while True:
             self._changed = trio.Event()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(offer, self._settings, self._gatherer)
+                nursery.start_soon(self._offer_safely)
                 await self._changed.wait()
                 nursery.cancel_scope.cancel()
+
+    async def _offer_safely(self) -> None:
+        try:
+            await offer(self._settings, self._gatherer)
+        except Exception:
+            log.exception(
+                "metrics are not offered any more, until the settings for them change: nobody foresaw this"
+            )
 
 
 async def offer(settings: MetricsSettings, gatherer: Gatherer) -> None:
