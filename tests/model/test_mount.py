@@ -143,15 +143,26 @@ class MountMachine(RuleBasedStateMachine):
         os.unlink(self.at(path))
         if path in self.files:
             del self.files[path]
+            self.until.pop(path, None)
+            self.holds.pop(path, None)
             assert not (self.disk / self.top / path).exists(), path
             return
         fd, _ = self.writing.pop(path)
         os.close(fd)
 
     @precondition(lambda self: self.files)
-    @rule(which=st.integers(0, 99), year=st.sampled_from([2001, 2040, 2050, 2060]))
-    def retain(self, which: int, year: int) -> None:
-        path = sorted(self.files)[which % len(self.files)]
+    @rule(which=st.integers(0, 99), likely=st.booleans())
+    def erase(self, which: int, likely: bool) -> None:
+        """Chosen among the records; a path that is drawn blindly rarely is one."""
+        kept = [path for path in sorted(self.files) if self.kept(path)]
+        choice = kept if kept and likely else sorted(self.files)
+        self.unlink(choice[which % len(choice)])
+
+    @precondition(lambda self: self.files)
+    @rule(which=st.integers(0, 99), again=st.booleans(), year=st.sampled_from([2001, 2040, 2050, 2060]))
+    def retain(self, which: int, again: bool, year: int) -> None:
+        choice = sorted(self.until if self.until and again else self.files)
+        path = choice[which % len(choice)]
         allowed = year >= self.until.get(path, 2002)  # 2001 was before the file was made
         with contextlib.nullcontext() if allowed else refused(errno.EPERM):
             os.setxattr(self.at(path), "user.wormfs.retain_until", f"{year}-12-31".encode())

@@ -10,6 +10,7 @@ from wormfs.errors import InvalidArgument, NoSuchAttribute, OutOfSpace, Sealed, 
 from wormfs.model import Record, Retention
 from wormfs.spool.entry import Entry
 from wormfs.worm import dates
+from wormfs.worm.lifecycle import EntryState
 from wormfs.worm.retention import must_be_case
 
 OWN_PREFIX = b"user.wormfs."
@@ -63,7 +64,10 @@ def _must_not_be_own(name: bytes) -> None:
 def of_entry(entry: Entry, backend: str) -> dict[bytes, bytes]:
     """All attributes of a file on its way."""
     shown = dict(entry.xattrs)
-    shown[b"user.wormfs.state"] = entry.state.value.encode()
+    # The backend has it, and in a moment the record stands for the name. Who is told "committed" may set a
+    # date or a hold at once, and that needs the record.
+    state = EntryState.SEALED if entry.state is EntryState.COMMITTED else entry.state
+    shown[b"user.wormfs.state"] = state.value.encode()
     shown[b"user.wormfs.backend"] = backend.encode()
     if entry.record is not None:
         shown |= _of_retention(entry.record.retention)
