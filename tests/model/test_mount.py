@@ -28,6 +28,8 @@ __all__ = ["daemons"]
 
 _RETENTION = {"erase": "always", "retention": {"time_zone": "UTC"}}
 """A file may go as soon as it is committed, but for dates and holds that are set."""
+_PAST = 2001
+"""A year that is over: who sets its end keeps nothing."""
 _EXAMPLES = 800 if os.environ.get("WORMFS_SOAK") else 60
 
 FOLDERS = ("", "d/", "e/")
@@ -62,7 +64,7 @@ class MountMachine(RuleBasedStateMachine):
         self.holds: dict[str, set[str]] = {}
 
     def kept(self, path: str) -> bool:
-        return path in self.until or bool(self.holds.get(path))
+        return self.until.get(path, 0) > _PAST or bool(self.holds.get(path))
 
     def at(self, path: str) -> Path:
         return self.mount / self.top / path
@@ -163,11 +165,16 @@ class MountMachine(RuleBasedStateMachine):
     def retain(self, which: int, again: bool, year: int) -> None:
         choice = sorted(self.until if self.until and again else self.files)
         path = choice[which % len(choice)]
-        allowed = year >= self.until.get(path, 2002)  # 2001 was before the file was made
+        allowed = year >= self.until.get(path, _PAST)
         with contextlib.nullcontext() if allowed else refused(errno.EPERM):
             os.setxattr(self.at(path), "user.wormfs.retain_until", f"{year}-12-31".encode())
         if allowed:
             self.until[path] = year
+        if self.kept(path):
+            self.unlink(path)
+        if self.until.get(path, 0) > _PAST:
+            with refused(errno.EPERM):
+                os.setxattr(self.at(path), "user.wormfs.retain_until", b"2030-12-31")
 
     @precondition(lambda self: self.files)
     @rule(which=st.integers(0, 99), case=st.sampled_from(["AZ 1", "AZ 2"]))
@@ -175,6 +182,7 @@ class MountMachine(RuleBasedStateMachine):
         path = sorted(self.files)[which % len(self.files)]
         os.setxattr(self.at(path), "user.wormfs.hold", case.encode())
         self.holds.setdefault(path, set()).add(case)
+        self.unlink(path)
 
     @precondition(lambda self: any(self.holds.values()))
     @rule(which=st.integers(0, 99))
@@ -183,6 +191,12 @@ class MountMachine(RuleBasedStateMachine):
         path = held[which % len(held)]
         os.removexattr(self.at(path), "user.wormfs.hold")
         self.holds[path] = set()
+
+    @rule(path=paths, content=contents)
+    def store(self, path: str, content: bytes) -> None:
+        self.begin(path, content)
+        if path in self.writing:
+            self.finish(sorted(self.writing).index(path))
 
     @rule(path=paths)
     def keep_what_is_not_committed(self, path: str) -> None:
