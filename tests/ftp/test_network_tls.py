@@ -11,7 +11,7 @@ import pytest
 from tests.conformance import storages_ftp
 from tests.conformance.drivers import make_record, store
 from tests.conformance.storages_ftp import FtpStorage
-from tests.ftp.test_network import LARGE, SMALL, TIMEOUT_S, must_get_there, try_to_store
+from tests.ftp.test_network import LARGE, SMALL, TIMEOUT_S, must_get_there, must_read_on, try_to_store
 from tests.support.faultproxy import BlackHole, Direction, Fault, LimitData, ResetPeer
 from tests.support.ftpproxy import HOST, SecretFtpProxy, passive_ports
 from tests.support.ftpservers import FtpServer, Kind, Security
@@ -112,15 +112,7 @@ def test_a_fault_of_data_connections_never_makes_a_half_file(
 def test_a_read_that_breaks_goes_on_where_it_was(
     storage: FtpStorage, proxy: SecretFtpProxy, backend: Backend
 ) -> None:
-    store(storage, backend, KEY, LARGE)
-    reader = backend.open(backend.stat(KEY))
-    found = bytearray()
-    while len(found) < len(LARGE):
-        if len(found) // (2 << 20) != (len(found) + 131_072) // (2 << 20):
-            proxy.cut()
-        found += reader.read(len(found), 131_072)
-    assert found == LARGE
-    reader.close()
+    must_read_on(storage, backend, proxy.cut)
 
 
 def test_a_read_whose_connection_ends_early_is_no_end_of_the_file(

@@ -16,9 +16,9 @@ from sqlalchemy import text
 
 from tests.conformance.drivers import make_record, spooled
 from tests.moodle.conftest import Site
-from tests.moodle.test_outage import forget_connection
-from tests.support.databases import KINDS, PASSWORD, USER, make_server
-from tests.support.moodle import Moodle, make_moodle
+from tests.moodle.test_outage import own_moodle
+from tests.support.databases import KINDS, PASSWORD, USER
+from tests.support.moodle import Moodle
 from wormfs.backends.moodle import database as module
 from wormfs.backends.moodle import engine
 from wormfs.backends.moodle.database import NO_PATIENCE, Database
@@ -35,15 +35,8 @@ ONE = text("SELECT 1")
 @pytest.fixture(params=sorted(KINDS))
 def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Moodle]:
     """A site on a server of its own."""
-    server = make_server(request.param)
-    made: list[Moodle] = []
-    try:
-        made.append(make_moodle(request.param, tmp_path, server))
-        yield made[0]
-    finally:
-        server.stop()
-        for moodle in made:
-            forget_connection(moodle)
+    with own_moodle(request.param, tmp_path, durable=False) as moodle:
+        yield moodle
 
 
 def process_that_answers(own: Moodle, database: Database) -> int:
@@ -100,10 +93,7 @@ def test_a_server_that_hangs_in_a_statement_is_unavailable_in_time(
 def test_a_standby_that_is_waited_for_is_waited_for_by_every_attempt(tmp_path: Path) -> None:
     """PostgreSQL shows what was committed here only, once whoever waited for the standby is gone."""
     with contextlib.ExitStack() as ending:
-        server = make_server("postgresql")
-        ending.callback(server.stop)
-        own = make_moodle("postgresql", tmp_path, server)
-        ending.callback(forget_connection, own)
+        own = ending.enter_context(own_moodle("postgresql", tmp_path, durable=False))
         site = Site(own, tmp_path)
         backend = site.backend(database_timeout_s=LIMIT_S)
         ending.callback(backend.close)
@@ -127,10 +117,7 @@ def test_a_standby_that_is_waited_for_is_waited_for_by_every_attempt(tmp_path: P
 def test_check_warns_of_a_standby_that_nobody_waits_for(tmp_path: Path) -> None:
     with contextlib.ExitStack() as ending:
         # One that syncs: else check warns of that.
-        server = make_server("postgresql", durable=True)
-        ending.callback(server.stop)
-        own = make_moodle("postgresql", tmp_path, server)
-        ending.callback(forget_connection, own)
+        own = ending.enter_context(own_moodle("postgresql", tmp_path, durable=True))
         backend = Site(own, tmp_path).backend()
         ending.callback(backend.close)
         ending.enter_context(following(own))

@@ -22,18 +22,25 @@ from wormfs.model import Key
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.fixture(params=sorted(KINDS))
-def fragile(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Moodle]:
-    """A site on a server of its own, which syncs what it commits."""
-    server = make_server(request.param, durable=True)
+@contextlib.contextmanager
+def own_moodle(kind: str, top: Path, *, durable: bool) -> Iterator[Moodle]:
+    """A site on a server of its own, which may be gone at the end."""
+    server = make_server(kind, durable=durable)
     made: list[Moodle] = []
     try:
-        made.append(make_moodle(request.param, tmp_path, server))
+        made.append(make_moodle(kind, top, server))
         yield made[0]
     finally:
         server.stop()
         for moodle in made:
             forget_connection(moodle)
+
+
+@pytest.fixture(params=sorted(KINDS))
+def fragile(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Moodle]:
+    """A site on a server of its own, which syncs what it commits."""
+    with own_moodle(request.param, tmp_path, durable=True) as moodle:
+        yield moodle
 
 
 def restart(moodle: Moodle) -> None:
