@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import ftplib
 import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from tests.support.ftpservers import UID, FtpServer, Kind, Security
 from tests.support.verifying import Verifier
 from wormfs.backends.base import Guarantee
 from wormfs.backends.ftp.backend import FtpBackend
-from wormfs.backends.ftp.session import Session
+from wormfs.backends.ftp.session import EARLY_BYTES, Session
 from wormfs.errors import (
     AccessDenied,
     AlreadyExists,
@@ -309,6 +311,45 @@ def test_a_host_that_is_killed_in_the_middle_leaves_no_part_of_a_file(either: Ft
     assert either.plain(KEY) == content
     assert list(living.findings()) == []
     living.close()
+
+
+def _publish_and_die(storage: FtpStorage, content: bytes, record: Record, ending: str, pause_s: float) -> None:
+    """In a process of its own, which dies when it has asked the server to store this and has no reply yet."""
+    host = FtpBackend("archive", storage.options())
+    host.start()
+    put = ftplib.FTP.putline
+
+    def putline(ftp: ftplib.FTP, line: str) -> None:
+        put(ftp, line)
+        if line.startswith("STOR ") and line.endswith(ending):
+            time.sleep(pause_s)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ftplib.FTP.putline = putline  # type: ignore[method-assign]
+    with spooled(storage, content) as file:
+        host.begin(KEY).publish(file, record)
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.02])
+@pytest.mark.parametrize("ending", ["/meta", "/exam.zip"])
+def test_a_host_that_dies_between_its_question_and_the_reply_finishes_later(
+    storage: FtpStorage, hosts: tuple[FtpBackend, FtpBackend], ending: str, pause_s: float
+) -> None:
+    """vsftpd ends at its second word to a dead host, before it removes what it has opened."""
+    content = random.Random(3).randbytes(EARLY_BYTES)
+    record = make_record(content)
+    process = multiprocessing.get_context("fork").Process(
+        target=_publish_and_die, args=(storage, content, record, ending, pause_s)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    process.close()
+    _, living = hosts
+    with spooled(storage, content) as file:
+        living.resume(KEY).publish(file, record)
+    assert storage.plain(KEY) == content
+    assert living.record(KEY) == record
 
 
 def test_a_server_that_keeps_parts_is_refused(tmp_path: Path) -> None:

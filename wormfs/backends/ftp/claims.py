@@ -115,8 +115,8 @@ class Claims:
             return None
         if self.write_once and not text.endswith(b"\n"):
             raise Unavailable(
-                "a host claims the name at this moment; if this stays, the server lost its power then, and "
-                f"its administrator can remove {show(self._names.claim(key))}",
+                "a host claims the name at this moment; if this stays, that host or the server died then, "
+                f"and the server's administrator can remove {show(self._names.claim(key))}",
                 backend=self._backend,
                 key=key,
             )

@@ -10,12 +10,15 @@ bytes are stored under it, and a name is won and made known by two small files b
 
 A host that crashes between two of these steps finishes when it is back; once the bytes are whole, any host
 does. Of an upload that breaks the server itself must remove what had come (``delete_failed_uploads=YES``):
-nobody else could, so ``probe`` refuses servers that do not. Connections end with a reset until all bytes are
-sent, so that a host that is killed in the middle is never taken for one that has come to its end.
+nobody else could, so ``probe`` refuses servers that do not. Few bytes, as a claim's, are on their way before
+the server is asked. Connections with more end with a reset until all are sent, so that a host that is killed
+in the middle is never taken for one that has come to its end; vsftpd ends without removing anything when that
+host dies between its question and the first reply (a millisecond): then a person must, and is told so.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import BinaryIO
 
@@ -23,8 +26,9 @@ from wormfs.backends import record_codec
 from wormfs.backends.ftp.claims import CHANGE, META, RECORD, Claim, Claims, encode_meta
 from wormfs.backends.ftp.replies import Reply, failure
 from wormfs.backends.ftp.server import Server
+from wormfs.backends.ftp.session import EARLY_BYTES
 from wormfs.backends.ftp.upload import Target
-from wormfs.errors import AlreadyExists, BackendFault, NotFound
+from wormfs.errors import AlreadyExists, BackendFault, NotFound, Unavailable
 from wormfs.model import Key, ObjectInfo, Record
 
 _NO_MEND = "which wormfs cannot remove there: remove that file at the server itself, and ours is stored"
@@ -95,12 +99,17 @@ class OnceTransfer:
                 raise BackendFault(message, backend=self._target.name, key=self._key)
 
     def _send(self, server: Server, spooled: BinaryIO, path: bytes, record: Record) -> None:
-        stream = server.session.transfer_whole(b"STOR " + path)
-        if isinstance(stream, Reply):
-            self._target.claims.must_have_parent(server, self._key)
-            raise server.fail(stream, self._key, "store it", storing=True)
-        reply = stream.send(spooled.fileno(), 0, record.size_bytes) or stream.finish()
+        line, fd, size = b"STOR " + path, spooled.fileno(), record.size_bytes
+        if size <= EARLY_BYTES:
+            content = os.pread(fd, size, 0)
+            if len(content) != size:
+                raise Unavailable("the spool file is shorter than it was", backend=self._target.name)
+            reply = server.session.store_few(line, content)
+        else:
+            stream = server.session.transfer_whole(line)
+            reply = stream if isinstance(stream, Reply) else stream.send(fd, 0, size) or stream.finish()
         if not reply.good:
+            self._target.claims.must_have_parent(server, self._key)
             raise failure(reply, self._target.name, self._key, "store it", storing=True)
 
     def abort(self) -> None:

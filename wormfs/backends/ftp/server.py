@@ -235,11 +235,11 @@ class Server:
             raise Unavailable(message, backend=self._backend, key=key)
 
     def store_once(self, path: bytes, content: bytes, key: bytes | None) -> Reply:
-        """``store_small`` where what is there is never replaced: the refusal is a Reply."""
-        stream = self.session.transfer_whole(b"STOR " + path)
-        if isinstance(stream, Reply):
-            return stream
-        reply = stream.send_bytes(content) or stream.finish()
+        """``store_small`` where what is there is never replaced: the refusal is a Reply.
+
+        Never in part, see ``Session.store_few``.
+        """
+        reply = self.session.store_few(b"STOR " + path, content)
         if reply.good and self.size(path) != len(content):
             message = "the server kept another number of bytes of a file of wormfs's own than were sent"
             raise BackendFault(message, backend=self._backend, key=key)

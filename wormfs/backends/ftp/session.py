@@ -38,6 +38,9 @@ _ORDER_S = 2.0
 _GOODBYE_S = 0.2
 _RESET_AT_CLOSE = struct.pack("@ii", 1, 0)
 _END_AT_CLOSE = struct.pack("@ii", 0, 0)
+EARLY_BYTES = 64 << 10
+"""As many fit into a connection that the other side has not taken up yet, and into our own buffer."""
+_EARLY_BUFFER_BYTES = 3 * EARLY_BYTES
 
 
 class LoginRefused(AccessDenied):
@@ -193,6 +196,13 @@ class _Tidy(ftplib.FTP):
 
     resets = False
     """Data connections end with a reset unless that is taken back; set before the server is asked."""
+    early: bytes | None = None
+    """All that the next data connection brings: it is sent, with its end, before the server is asked."""
+
+    @property
+    def sends_early(self) -> bool:
+        """Whether there can be such bytes: TLS begins only after the server's reply."""
+        return bool(self.passiveserver) and not isinstance(self, ftplib.FTP_TLS)
 
     def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
         """As ftplib's, without TLS."""
@@ -202,6 +212,10 @@ class _Tidy(ftplib.FTP):
         try:
             if self.resets:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            if self.early is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _EARLY_BUFFER_BYTES)
+                connection.sendall(self.early)
+                connection.shutdown(socket.SHUT_WR)
             if rest is not None:
                 self.sendcmd(f"REST {rest}")
             reply = self.sendcmd(cmd)
@@ -449,6 +463,25 @@ class Session:
         if not isinstance(stream, Reply):
             stream.reset_unless_finished()
         return stream
+
+    def store_few(self, line: bytes, content: bytes) -> Reply:
+        """Store at most ``EARLY_BYTES`` that may never be there in part, whenever this process dies.
+
+        They are on their way with their end before the server is asked (STOR opens what has waited in its
+        listen queue), so that the kernel delivers them. Where that cannot be, with TLS and in active mode,
+        a process that dies between the question and the first reply (vsftpd then ends before it removes
+        what it has opened) leaves an empty file. Raises Unavailable, BackendFault.
+        """
+        assert len(content) <= EARLY_BYTES
+        if not self._ftp.sends_early:
+            stream = self.transfer_whole(line)
+            return stream if isinstance(stream, Reply) else stream.send_bytes(content) or stream.finish()
+        self._ftp.early = content
+        try:
+            stream = self.transfer(line)
+        finally:
+            self._ftp.early = None
+        return stream if isinstance(stream, Reply) else stream.finish()
 
     def transfer_after(
         self, before: Sequence[bytes], line: bytes, offset: int = 0
