@@ -313,7 +313,9 @@ def test_a_host_that_is_killed_in_the_middle_leaves_no_part_of_a_file(either: Ft
     living.close()
 
 
-def _publish_and_die(storage: FtpStorage, content: bytes, record: Record, ending: str, pause_s: float) -> None:
+def _publish_and_die(
+    storage: FtpStorage, content: bytes, record: Record, ending: str, pause_s: float
+) -> None:
     """In a process of its own, which dies when it has asked the server to store this and has no reply yet."""
     host = FtpBackend("archive", storage.options())
     host.start()
