@@ -115,4 +115,5 @@ class Claims:
             return False
 
     def _age_ns(self, claim: Claim) -> int:
-        return self._store.time_ns() - claim.modified_ns
+        # The store's clock is told in whole seconds, the object's time in milliseconds by some (Ceph).
+        return max(0, self._store.time_ns() - claim.modified_ns)
