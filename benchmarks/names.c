@@ -1,7 +1,7 @@
 /* Many names in one directory.
  *
  *   names make DIR COUNT BYTES    creates DIR/name-000000 ... with BYTES of content each (0: empty); not timed
- *   names stat DIR COUNT          one stat(2) of each; seconds
+ *   names stat DIR COUNT          one stat(2) of each, from inside DIR; seconds
  */
 #include "common.h"
 #include <fcntl.h>
@@ -38,9 +38,12 @@ static int do_stat(const char *directory, long count)
 {
     char path[PATH_MAX];
     struct stat attributes;
+    /* From inside, or the depth of a target's paths would be measured with each name. */
+    if (chdir(directory) != 0)
+        die("chdir", directory);
     double t0 = now_s();
     for (long i = 0; i < count; i++) {
-        name_of(path, directory, i);
+        name_of(path, ".", i);
         if (stat(path, &attributes) != 0)
             die("stat", path);
     }
