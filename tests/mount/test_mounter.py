@@ -94,14 +94,21 @@ def ask(daemon: Daemon, request: str = "status") -> Message:
     return ControlClient(daemon.state_directory).request({"request": request}, timeout_s=1)
 
 
-def test_the_daemon_is_there_for_everybody_while_its_root_is_being_mounted(
-    daemons: Daemons, slow: Callable[[Daemon], SlowMounter]
-) -> None:
+@pytest.fixture
+def being_mounted(daemons: Daemons, slow: Callable[[Daemon], SlowMounter]) -> tuple[Daemon, SlowMounter]:
+    """A daemon whose root is being mounted, until the mounter is let go."""
     daemon = daemons()
     mounter = slow(daemon)
     mounter.hold("mount mnt")
     daemon.start(wait=False, **{VARIABLE: mounter.address})
     assert mounter.holds.wait(20)
+    return daemon, mounter
+
+
+def test_the_daemon_is_there_for_everybody_while_its_root_is_being_mounted(
+    being_mounted: tuple[Daemon, SlowMounter],
+) -> None:
+    daemon, mounter = being_mounted
     assert ask(daemon)["backends"]["archive"]["state"] == "starting"
     # A reload waits until there is something to reload.
     assert daemon.process is not None
@@ -114,14 +121,8 @@ def test_the_daemon_is_there_for_everybody_while_its_root_is_being_mounted(
     assert daemon.stop() == 0
 
 
-def test_a_stop_while_the_root_is_being_mounted(
-    daemons: Daemons, slow: Callable[[Daemon], SlowMounter]
-) -> None:
-    daemon = daemons()
-    mounter = slow(daemon)
-    mounter.hold("mount mnt")
-    daemon.start(wait=False, **{VARIABLE: mounter.address})
-    assert mounter.holds.wait(20)
+def test_a_stop_while_the_root_is_being_mounted(being_mounted: tuple[Daemon, SlowMounter]) -> None:
+    daemon, mounter = being_mounted
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for(lambda: "stopping within" in daemon.log_text(), "it has heard it")
